@@ -1,0 +1,211 @@
+"""The ports: what the gateway needs from the outside world. Adapters implement them without inheriting."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from scheduler.gateway.record import RequestRecord
+
+# -- node transport ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTarget:
+    """Where a node is and the key it wants from us."""
+
+    id: str
+    address: str  # http(s)://host[:port][/prefix], no trailing slash
+    api_key: str | None = field(default=None, repr=False)
+
+
+class Upstream(Protocol):
+    """An answer of a node, headers read, body still to come. One greenlet reads; any greenlet may abort."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]  # as the node sent them, order and case kept
+    content_length: int | None
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the last byte of the body has arrived (it may still be in the piece just returned)."""
+
+    @property
+    def is_framed(self) -> bool:
+        """False where the end of the connection is the only end of the body."""
+
+    def read(self) -> bytes:
+        """What has arrived of the body, in one piece; b"" at its end. Raises NodeError."""
+
+    def close(self) -> None:
+        """Give the connection back to its pool where the body is finished, close it otherwise. Idempotent."""
+
+
+class Delivery(Protocol):
+    """One call on its way to a node. `abort` may come from any greenlet, at any instant, in any phase."""
+
+    is_written: bool  # the whole call has been handed to the node's connection
+
+    def send(self) -> Upstream:
+        """Connect, write the call, read status and headers. Raises NodeError."""
+
+    def abort(self, error: Exception) -> None:
+        """End it now: whoever connects, writes or reads gets `error` raised. Idempotent; the first error stays."""
+
+    def close(self) -> None:
+        """As Upstream.close, in any phase. Idempotent."""
+
+
+class Forwarder(Protocol):
+    """Sends calls to nodes."""
+
+    def prepare(
+        self, target: NodeTarget, path: str, query: str, headers: Mapping[str, str], body: bytes
+    ) -> Delivery:
+        """A delivery that has not begun: nothing is connected yet."""
+
+    def forget(self, address: str) -> None:
+        """Close the idle connections to an address (its node was removed or moved)."""
+
+
+# -- the client -------------------------------------------------------------------------------
+
+
+class ClientConnection(Protocol):
+    """The caller's connection, as far as the gateway may know it."""
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call `on_gone` once, from the hub, when the client has left (half-close included). It must not block."""
+
+    def unwatch(self) -> None:
+        """Stop watching; must be called before the request returns. Idempotent."""
+
+    def progress(self) -> int:
+        """A number that grows whenever the client has taken more bytes of the answer."""
+
+    def cut(self) -> None:
+        """Reset the connection: a blocked write ends with an error."""
+
+
+# -- nodes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a probe has found. `reason` says why not, in a few words (`timeout`, `HTTP 503`, `auth`, `connection refused`)."""
+
+    is_up: bool
+    reason: str | None = None
+    models: tuple[str, ...] | None = None  # what /v1/models listed, where it was asked
+
+
+class Prober(Protocol):
+    """Asks a node whether it can serve."""
+
+    def probe(self, target: NodeTarget) -> ProbeResult:
+        """One probe under its own total deadline. Never raises for what a node does."""
+
+
+@dataclass(slots=True)
+class StoredNode:
+    """A node as it is kept: what was registered, and what an operator has set since (`overrides`)."""
+
+    id: str
+    address: str
+    models: list[str]
+    max_concurrent: int
+    weight: int
+    api_key: str | None
+    labels: dict[str, str]
+    remark: str
+    state: str  # active, draining, disabled
+    overrides: dict[str, Any]
+    is_from_file: bool  # came from config.yaml
+    is_deleted: bool  # a node of the file that an operator has removed: it stays away
+    created_at: float
+    updated_at: float
+
+
+class NodeStore(Protocol):
+    """Keeps nodes. Calls may take long: never make them while holding a slot's fate."""
+
+    def load(self) -> list[StoredNode]:
+        """All kept nodes, deleted ones included."""
+
+    def save(self, node: StoredNode) -> None:
+        """Insert or replace by id; durable when it returns."""
+
+    def delete(self, node_id: str) -> None:
+        """Forget a node; nothing happens where it is not kept."""
+
+
+# -- records ----------------------------------------------------------------------------------
+
+
+class Recorder(Protocol):
+    """Keeps records, off the hot path."""
+
+    def save(self, record: RequestRecord) -> None:
+        """Take the record as it is now, to be written soon. Never blocks, never raises; cheap enough for the hot path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Who changed what: a line of the audit trail."""
+
+    at: float  # seconds since the epoch
+    kind: str  # node.registered, node.changed, node.removed, node.up, node.down, request.cancelled, ...
+    subject: str  # node id or request id
+    actor: str  # address of the operator, or "scheduler"
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    note: str | None = None
+
+
+class EventLog(Protocol):
+    """Keeps events, off the hot path."""
+
+    def add(self, event: Event) -> None:
+        """Take the event, to be written soon. Never blocks, never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which records are asked for; None means any."""
+
+    status: str | None = None
+    outcome: str | None = None
+    model: str | None = None
+    node_id: str | None = None
+    priority: str | None = None
+    key_name: str | None = None
+    stream: bool | None = None
+    error_code: str | None = None
+    start_time: float | None = None  # created at or after, seconds since the epoch
+    end_time: float | None = None  # created before
+    min_latency_ms: float | None = None
+    q: str | None = None  # our id or the caller's id, exact or prefix
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPage:
+    """A page of records, newest first, as plain dictionaries with the contract's fields (times in epoch seconds)."""
+
+    requests: list[dict[str, Any]]
+    total: int
+    total_is_estimate: bool
+
+
+class RequestLog(Protocol):
+    """Reads records; every call runs outside the hub."""
+
+    def page(self, wanted: RequestFilter, limit: int, offset: int) -> RequestPage:
+        """Records that match, newest first."""
+
+    def get(self, request_id: str) -> dict[str, Any] | None:
+        """One record with its attempts, or None."""
+
+    def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
+        """total_requests, pending_requests, processing_count, completed_count, failed_count, avg_latency_ms (null if none)."""
+
+    def events(self, limit: int, offset: int) -> Iterator[Event]:
+        """Events, newest first."""
