@@ -83,6 +83,10 @@ class NoHealthyNode(AdmissionError):
         self.retry_after_s = retry_after_s
 
 
+class NoOtherNode(AdmissionError):
+    """Raised when a ticket that was taken back from a node has no other node to go to."""
+
+
 class ShuttingDown(AdmissionError):
     """Raised when the server no longer takes new work, or ends what still runs."""
 
@@ -110,7 +114,7 @@ class NodeError(SchedulerError):
 
 
 class NodeUnreachable(NodeError):
-    """Raised when the call could not be written to the node: no connection, or it broke before the last byte of the call."""
+    """Raised when the call could not be written: no connection, or it broke before the last byte of the call."""
 
 
 class NodeClosed(NodeError):

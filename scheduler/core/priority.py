@@ -18,7 +18,7 @@ class Priority(IntEnum):
 
     @classmethod
     def parse(cls, text: str | None, default: "Priority") -> "Priority":
-        """The priority that `text` names in any case; an absent or empty text gives `default`, an unknown one NORMAL."""
+        """The priority that `text` names in any case; without a text it is `default`, an unknown one is NORMAL."""
         if not text or not text.strip():
             return default
         return cls.__members__.get(text.strip().upper(), cls.NORMAL)

@@ -1,0 +1,441 @@
+"""Dispatcher: turns tickets into leases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
+from itertools import count
+
+from scheduler.core.balancer import Balance, least_loaded
+from scheduler.core.drain_rate import DrainRate
+from scheduler.core.explanation import why_it_waits
+from scheduler.core.lease import Lease
+from scheduler.core.node import AdminState, Health, Node, NodeSpec
+from scheduler.core.priority import Priority
+from scheduler.core.snapshot import NodeView, QueueView, TicketView
+from scheduler.core.ticket import Ticket, TicketState
+from scheduler.core.ticket_queue import TicketQueue
+from scheduler.core.timetable import Timetable
+from scheduler.errors import (
+    AdmissionError,
+    Cancelled,
+    NoHealthyNode,
+    NoOtherNode,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+    UnknownModel,
+    UnknownNode,
+    UnknownRequest,
+)
+
+
+class Dispatcher:
+    """Who gets which slot, when.
+
+    Every public method changes the state in one go, without a switch point, and ends with no usable slot free while a
+    ticket that could use it waits. So a newcomer that finds a free slot overtakes nobody, and nothing polls.
+
+    `clock` gives seconds that never run backwards. `unavailable_wait_s` is how long a new ticket may wait while every
+    node of its model is down or disabled; `probe_interval_s` is what such callers are told to retry after.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        max_queue_size: int = 10_000,
+        max_queue_per_model: int = 0,
+        unavailable_wait_s: float = 30.0,
+        probe_interval_s: float = 30.0,
+        balance: Balance = least_loaded,
+    ) -> None:
+        self._clock = clock
+        self._max_queue_size = max_queue_size
+        self._max_queue_per_model = max_queue_per_model
+        self._unavailable_wait_s = unavailable_wait_s
+        self._probe_interval_s = probe_interval_s
+        self._balance = balance
+        self._nodes: dict[str, Node] = {}
+        self._retired: list[Node] = []  # removed, still held by leases
+        self._serving: dict[str, list[Node]] = {}  # by model: registered, in whatever state
+        self._queues: dict[str, TicketQueue] = {}  # by model: only those where somebody waits
+        self._waiting: dict[str, Ticket] = {}
+        self._by_priority: Counter[Priority] = Counter()
+        self._sequence = count()
+        self._grants = count(1)
+        self._drain_rate = DrainRate()
+        self._is_closed = False
+        self.timetable = Timetable()
+
+    def __repr__(self) -> str:
+        held = sum(node.slots.held for node in (*self._nodes.values(), *self._retired))
+        return f"<Dispatcher {len(self._nodes)} nodes, {held} held, {len(self._waiting)} waiting>"
+
+    # -- tickets ------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket) -> None:
+        """Grant a lease at once, or let the ticket wait. Raises AdmissionError where it may do neither."""
+        now = self._advance()
+        if self._is_closed:
+            raise ShuttingDown
+        nodes = self._serving.get(ticket.model)
+        if not nodes:
+            raise UnknownModel(ticket.model, sorted(self._serving))
+        ticket.queued_at = now
+        ticket.sequence = next(self._sequence)
+        self._place(ticket, nodes, now)
+
+    def resubmit(self, ticket: Ticket, exclude: str | None = None) -> None:
+        """Submit again, at its old place, a ticket whose lease was released because its node failed.
+
+        `exclude` is a node it may not go to any more. Raises AdmissionError; NoOtherNode where none is left.
+        """
+        now = self._advance()
+        ticket.state, ticket.lease, ticket.error = TicketState.NEW, None, None
+        if exclude is not None:
+            ticket.excluded |= {exclude}
+        nodes = self._serving.get(ticket.model, [])
+        if self._is_closed:
+            raise ShuttingDown
+        if ticket.deadline <= now:
+            raise QueueTimeout(now - ticket.queued_at, self._drain_rate.retry_after_s(len(self._waiting), now))
+        if not self._has_way(ticket, nodes):
+            raise NoOtherNode
+        self._place(ticket, nodes, now)
+
+    def cancel(self, request_id: str, error: AdmissionError | None = None) -> None:
+        """End a waiting ticket with `error` (Cancelled where none is given). Raises UnknownRequest."""
+        self._advance()
+        ticket = self._waiting.get(request_id)
+        if ticket is None:
+            raise UnknownRequest(request_id)
+        self._end(ticket, error or Cancelled())
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Take a ticket out, wherever it is: it leaves the queue, and a lease it got is released. Idempotent."""
+        if ticket.state is TicketState.WAITING:
+            self._end(ticket, Cancelled())
+        elif ticket.lease is not None:
+            ticket.lease.release()
+
+    def change_priority(self, request_id: str, priority: Priority) -> None:
+        """Move a waiting ticket to another priority, behind those who came before it. Raises UnknownRequest."""
+        self._advance()
+        ticket = self._waiting.get(request_id)
+        if ticket is None:
+            raise UnknownRequest(request_id)
+        queue = self._queues[ticket.model]
+        queue.remove(ticket)
+        self._by_priority[ticket.priority] -= 1
+        ticket.priority = priority
+        self._by_priority[priority] += 1
+        queue.push(ticket)
+
+    def release(self, lease: Lease, hold_back_s: float | None = None) -> bool:
+        """Give a lease's slot back; True where somebody was granted by it. See Lease.release."""
+        if lease.is_released:
+            return False
+        lease.is_released = True
+        node = lease.holder
+        node.leases.discard(lease)
+        node.slots.give_back()
+        if self._nodes.get(node.spec.id) is not node:
+            if not node.leases:
+                self._retired.remove(node)
+            return False
+        now = self._advance()
+        if hold_back_s is not None:
+            self._withhold(node, now + hold_back_s)
+            return False
+        self._lift(node)
+        return self._match([node])
+
+    def close(self) -> None:
+        """Refuse new tickets from now on, and end all that wait, with ShuttingDown."""
+        self._is_closed = True
+        for ticket in list(self._waiting.values()):
+            self._end(ticket, ShuttingDown())
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    def put_node(self, spec: NodeSpec, state: AdminState) -> None:
+        """Register a node, or change one. Held leases keep counting, as do those of a removed node at its address."""
+        now = self._advance()
+        node = self._nodes.get(spec.id)
+        if node is None:
+            node = self._nodes[spec.id] = Node(spec, state, now)
+            self._inherit(node)
+            lost_models: Iterable[str] = ()
+        else:
+            lost_models = set(node.spec.models) - set(spec.models)
+            self._forget_models(node)
+            if spec.max_concurrent != node.slots.limit:
+                node.slots.resize(spec.max_concurrent)
+            node.spec = spec
+            self._inherit(node)
+        for model in spec.models:
+            self._serving.setdefault(model, []).append(node)
+        self._mark_orphans(lost_models, now)
+        self.set_state(spec.id, state)
+
+    def remove_node(self, node_id: str) -> None:
+        """Forget a node: nothing new goes there, what runs goes on and keeps counting. Raises UnknownNode."""
+        now = self._advance()
+        node = self._find(node_id)
+        del self._nodes[node_id]
+        self._forget_models(node)
+        self._lift(node)
+        if node.leases:
+            self._retired.append(node)
+        self._mark_orphans(node.spec.models, now)
+        self._end_stranded(node.spec.models)
+
+    def set_state(self, node_id: str, state: AdminState) -> None:
+        """Set what the operator wants of a node. Raises UnknownNode."""
+        now = self._advance()
+        node = self._find(node_id)
+        if node.state is not state:
+            node.state, node.since = state, now
+        self._match([node])
+        self._end_stranded(node.spec.models)
+
+    def set_health(self, node_id: str, health: Health, reason: str | None = None) -> None:
+        """Set what the probes say of a node. Nothing happens where it has been removed meanwhile."""
+        now = self._advance()
+        node = self._nodes.get(node_id)
+        if node is None:
+            return
+        if node.health is not health:
+            node.since = now
+        node.health, node.health_reason = health, reason
+        self._match([node])
+        self._end_stranded(node.spec.models)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what has become due: deadlines, and slots kept back long enough."""
+        self._advance()
+
+    # -- views --------------------------------------------------------------------------------
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Leases held, those of removed nodes included."""
+        return sum(node.slots.held for node in (*self._nodes.values(), *self._retired))
+
+    def models(self) -> list[str]:
+        """The models of the nodes that are not disabled, sorted."""
+        return sorted(
+            model
+            for model, nodes in self._serving.items()
+            if any(node.state is not AdminState.DISABLED for node in nodes)
+        )
+
+    def nodes(self) -> list[NodeView]:
+        """All registered nodes, in order of registration."""
+        now = self._clock()
+        return [self._view(node, now) for node in self._nodes.values()]
+
+    def node(self, node_id: str) -> NodeView:
+        """One registered node. Raises UnknownNode."""
+        return self._view(self._find(node_id), self._clock())
+
+    def queue(self, limit: int = 200) -> QueueView:
+        """The first `limit` waiting tickets in order, and how many there are in all."""
+        now = self._clock()
+        positions: Counter[str] = Counter()
+        views = []
+        for ticket in nsmallest(limit, self._waiting.values(), key=lambda waiting: waiting.key):
+            positions[ticket.model] += 1
+            nodes = self._serving.get(ticket.model, [])
+            views.append(
+                TicketView(
+                    ticket.id,
+                    ticket.model,
+                    ticket.priority,
+                    positions[ticket.model],
+                    now - ticket.queued_at,
+                    max(0.0, ticket.deadline - now),
+                    why_it_waits(ticket, nodes, now),
+                )
+            )
+        by_priority = {priority: self._by_priority[priority] for priority in Priority}
+        return QueueView(tuple(views), len(self._waiting), by_priority)
+
+    # -- inside: no switch point below --------------------------------------------------------
+
+    def _advance(self) -> float:
+        """Do what is due before anything else happens; the time now."""
+        now = self._clock()
+        due = self.timetable.next_due
+        if due is not None and due <= now:
+            self.timetable.run_due(now)
+        return now
+
+    def _place(self, ticket: Ticket, nodes: Sequence[Node], now: float) -> None:
+        """Grant the ticket a free slot, or let it wait."""
+        free = [node for node in nodes if node.can_take(ticket)]
+        if free:
+            self._grant(ticket, free, now)
+            return
+        self._make_room(ticket, now)
+        ticket.state = TicketState.WAITING
+        self._waiting[ticket.id] = ticket
+        self._by_priority[ticket.priority] += 1
+        self._queues.setdefault(ticket.model, TicketQueue()).push(ticket)
+        timers = [self.timetable.add(ticket.deadline, lambda: self._expire(ticket))]
+        give_up_at = now + self._unavailable_wait_s
+        if give_up_at < ticket.deadline and all(node.is_lost for node in nodes):
+            timers.append(self.timetable.add(give_up_at, lambda: self._give_up(ticket)))
+        ticket.timers = tuple(timers)
+
+    def _make_room(self, ticket: Ticket, now: float) -> None:
+        """Make room for a ticket in the queue: where it is full, the newest of the least urgent has to go."""
+        queue = self._queues.get(ticket.model)
+        if queue is not None and 0 < self._max_queue_per_model <= len(queue):
+            self._push_out(queue.worst(), ticket, f"The queue of the model '{ticket.model}' is full", now)
+        if len(self._waiting) >= self._max_queue_size:
+            worst = max((queue.worst() for queue in self._queues.values()), key=_key_or_first, default=None)
+            self._push_out(worst, ticket, "The queue is full", now)
+
+    def _push_out(self, worst: Ticket | None, ticket: Ticket, message: str, now: float) -> None:
+        retry_after_s = self._drain_rate.retry_after_s(len(self._waiting), now)
+        if worst is None or worst.key < ticket.key:
+            raise QueueFull(f"{message} ({len(self._waiting)} requests wait).", retry_after_s)
+        self._end(worst, QueueFull(f"{message}, and a more urgent request has taken this one's place.", retry_after_s))
+
+    def _grant(self, ticket: Ticket, free: Sequence[Node], now: float) -> None:
+        node = self._balance(free) if len(free) > 1 else free[0]
+        if not node.slots.take():
+            raise AssertionError(f"{node!r} had room and its semaphore had none")
+        lease = Lease(self, node, ticket.id, now, len(free))
+        node.leases.add(lease)
+        node.grant_order = next(self._grants)
+        ticket.settle(lease, None)
+
+    def _match(self, nodes: Sequence[Node]) -> bool:
+        """Grant until no waiting ticket fits a free slot of these nodes; True where somebody was granted."""
+        has_granted = False
+        while free := [node for node in nodes if node.has_room]:
+            best: Ticket | None = None
+            for model in {model for node in free for model in node.spec.models}:
+                queue = self._queues.get(model)
+                if queue is None:
+                    continue
+                ticket = queue.best([node for node in free if model in node.spec.models])
+                if ticket is not None and (best is None or ticket.key < best.key):
+                    best = ticket
+            if best is None:
+                break
+            now = self._clock()
+            self._leave(best)
+            self._drain_rate.note(now)
+            takers = [node for node in free if best.model in node.spec.models and node.can_take(best)]
+            self._grant(best, takers, now)
+            has_granted = True
+        return has_granted
+
+    def _leave(self, ticket: Ticket) -> None:
+        """Take a waiting ticket out of the queue."""
+        del self._waiting[ticket.id]
+        self._by_priority[ticket.priority] -= 1
+        queue = self._queues[ticket.model]
+        queue.remove(ticket)
+        if not queue:
+            del self._queues[ticket.model]
+        for timer in ticket.timers:
+            self.timetable.cancel(timer)
+        ticket.timers = ()
+
+    def _end(self, ticket: Ticket, error: AdmissionError) -> None:
+        self._leave(ticket)
+        ticket.settle(None, error)
+
+    def _expire(self, ticket: Ticket) -> None:
+        now = self._clock()
+        retry_after_s = self._drain_rate.retry_after_s(len(self._waiting), now)
+        self._end(ticket, QueueTimeout(now - ticket.queued_at, retry_after_s))
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """A ticket that arrived while all its nodes were lost has waited long enough for one."""
+        if all(node.is_lost for node in self._serving.get(ticket.model, [])):
+            self._end(ticket, NoHealthyNode(ticket.model, max(1, min(60, round(self._probe_interval_s)))))
+
+    def _mark_orphans(self, models: Iterable[str], now: float) -> None:
+        """Models that may have lost their last node: whoever waits for them waits so long for one to be registered."""
+        for model in models:
+            if model not in self._serving and model in self._queues:
+                self.timetable.add(now + self._unavailable_wait_s, lambda model=model: self._end_orphans(model))  # type: ignore[misc]
+
+    def _end_orphans(self, model: str) -> None:
+        if model not in self._serving:
+            for ticket in list(self._queues.get(model, ())):
+                self._end(ticket, UnknownModel(model, sorted(self._serving)))
+
+    def _has_way(self, ticket: Ticket, nodes: Sequence[Node]) -> bool:
+        """True where a ticket still has a node to go to, now or when a slot falls free there."""
+        return any(node.is_serving and node.spec.id not in ticket.excluded for node in nodes)
+
+    def _end_stranded(self, models: Iterable[str]) -> None:
+        """End the tickets that were taken back from a node and have no other node left."""
+        for model in models:
+            queue = self._queues.get(model)
+            if queue is None or not queue.choosy:
+                continue
+            nodes = self._serving.get(model, [])
+            for ticket in [ticket for ticket in queue.choosy if not self._has_way(ticket, nodes)]:
+                self._end(ticket, NoOtherNode())
+
+    def _withhold(self, node: Node, until: float) -> None:
+        self._lift(node)
+        node.withheld_until = until
+
+        def lift_and_match() -> None:
+            self._lift(node)
+            self._match([node])
+
+        node.recheck = self.timetable.add(until, lift_and_match)
+
+    def _lift(self, node: Node) -> None:
+        if node.recheck is not None:
+            self.timetable.cancel(node.recheck)
+        node.recheck = node.withheld_until = None
+
+    def _inherit(self, node: Node) -> None:
+        """What a removed node of the same id or address still runs counts against its successor."""
+        for former in [n for n in self._retired if node.spec.id == n.spec.id or node.spec.address == n.spec.address]:
+            self._retired.remove(former)
+            node.slots.resize(node.slots.limit, inherited=len(former.leases))
+            for lease in former.leases:
+                lease.holder = node
+            node.leases |= former.leases
+
+    def _forget_models(self, node: Node) -> None:
+        for model in node.spec.models:
+            nodes = self._serving[model]
+            nodes.remove(node)
+            if not nodes:
+                del self._serving[model]
+
+    def _find(self, node_id: str) -> Node:
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise UnknownNode(node_id)
+        return node
+
+    def _view(self, node: Node, now: float) -> NodeView:
+        withheld_for_s = None if node.withheld_until is None else max(0.0, node.withheld_until - now)
+        return NodeView(
+            node.spec, node.state, node.health, node.health_reason, node.slots.held, node.since, withheld_for_s
+        )
+
+
+def _key_or_first(ticket: Ticket | None) -> tuple[int, int]:
+    return ticket.key if ticket is not None else (-1, -1)

@@ -1,0 +1,93 @@
+"""Node: a GPU server as the dispatcher sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from scheduler.core.slots import Slots
+
+if TYPE_CHECKING:
+    from scheduler.core.lazy_heap import Entry
+    from scheduler.core.lease import Lease
+    from scheduler.core.ticket import Ticket
+    from scheduler.core.timetable import Action
+
+
+class AdminState(StrEnum):
+    """What the operator wants of a node."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"  # runs what it has, takes nothing new, will come back
+    DISABLED = "disabled"  # taken out
+
+
+class Health(StrEnum):
+    """What the probes say of a node."""
+
+    UNKNOWN = "unknown"  # not probed yet
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """What a node is: where it lives, what it serves and how much it can bear."""
+
+    id: str
+    address: str
+    models: tuple[str, ...]
+    max_concurrent: int
+    weight: int = 100
+
+
+class Node:
+    """A registered node with its slots. Only the dispatcher changes it."""
+
+    __slots__ = (
+        "grant_order",
+        "health",
+        "health_reason",
+        "leases",
+        "recheck",
+        "since",
+        "slots",
+        "spec",
+        "state",
+        "withheld_until",
+    )
+
+    def __init__(self, spec: NodeSpec, state: AdminState, since: float) -> None:
+        self.spec = spec
+        self.state = state
+        self.health = Health.UNKNOWN
+        self.health_reason: str | None = None
+        self.since = since  # clock of the last change of state or health
+        self.slots = Slots(spec.max_concurrent)
+        self.leases: set[Lease] = set()
+        self.grant_order = 0  # rotates ties: the node granted longest ago comes first
+        self.withheld_until: float | None = None  # busy: its free slots are kept back until then
+        self.recheck: Entry[Action] | None = None  # the timer that ends the withholding
+
+    def __repr__(self) -> str:
+        return f"<Node {self.spec.id} {self.slots.held}/{self.slots.limit} {self.health} {self.state}>"
+
+    @property
+    def is_serving(self) -> bool:
+        """True where it may get requests at all, room or not."""
+        return self.state is AdminState.ACTIVE and self.health is Health.UP
+
+    @property
+    def is_lost(self) -> bool:
+        """True where only an operator or a recovery can bring it back: down, or disabled."""
+        return self.state is AdminState.DISABLED or self.health is Health.DOWN
+
+    @property
+    def has_room(self) -> bool:
+        """True while it can take one more request of some model."""
+        return self.is_serving and self.withheld_until is None and self.slots.has_free
+
+    def can_take(self, ticket: Ticket) -> bool:
+        """True where `ticket`, which is for one of its models, could be granted a slot here now."""
+        return self.has_room and self.spec.id not in ticket.excluded
