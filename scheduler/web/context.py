@@ -1,0 +1,38 @@
+"""Services: what the blueprints may call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import current_app
+
+from scheduler.core.dispatcher import Dispatcher
+from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.ports import EventLog, RequestLog
+from scheduler.gateway.roster import NodeRoster
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the blueprints may call; built by bootstrap, found in the app's extensions."""
+
+    dispatcher: Dispatcher
+    roster: NodeRoster
+    live_calls: LiveCalls
+    request_log: RequestLog
+    event_log: EventLog
+    admin_keys: tuple[bytes, ...]  # empty: the admin side is open
+    settings_view: Callable[[], dict[str, Any]]  # effective settings with sources, secrets masked
+    warnings: Callable[[], list[str]]  # what an operator must know: open admin side, lost records, ...
+    is_ready: Callable[[], bool]  # may be sent traffic
+    uptime_s: Callable[[], float]
+    version: str
+    boot_id: str
+
+
+def services() -> Services:
+    """The services of the current app."""
+    found: Services = current_app.extensions["scheduler"]
+    return found
