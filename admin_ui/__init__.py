@@ -1,0 +1,1 @@
+"""The panel: its source beside this file, and `blueprint.py`, which serves what was built from it."""
