@@ -18,12 +18,12 @@ from scheduler.core.ticket import Ticket, TicketState
 from scheduler.core.ticket_queue import TicketQueue
 from scheduler.core.timetable import Timetable
 from scheduler.errors import (
-    AdmissionError,
     Cancelled,
     NoHealthyNode,
     NoOtherNode,
     QueueFull,
     QueueTimeout,
+    SchedulerError,
     ShuttingDown,
     UnknownModel,
     UnknownNode,
@@ -105,7 +105,7 @@ class Dispatcher:
             raise NoOtherNode
         self._place(ticket, nodes, now)
 
-    def cancel(self, request_id: str, error: AdmissionError | None = None) -> None:
+    def cancel(self, request_id: str, error: SchedulerError | None = None) -> None:
         """End a waiting ticket with `error` (Cancelled where none is given). Raises UnknownRequest."""
         self._advance()
         ticket = self._waiting.get(request_id)
@@ -354,7 +354,7 @@ class Dispatcher:
             self.timetable.cancel(timer)
         ticket.timers = ()
 
-    def _end(self, ticket: Ticket, error: AdmissionError) -> None:
+    def _end(self, ticket: Ticket, error: SchedulerError) -> None:
         self._leave(ticket)
         ticket.settle(None, error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gevent.event import Event
 
 from scheduler.core.priority import Priority
-from scheduler.errors import AdmissionError
+from scheduler.errors import SchedulerError
 
 if TYPE_CHECKING:
     from scheduler.core.lazy_heap import Entry
@@ -65,7 +65,7 @@ class Ticket:
         self.queued_at = 0.0
         self.excluded: frozenset[str] = frozenset()
         self.lease: Lease | None = None
-        self.error: AdmissionError | None = None
+        self.error: SchedulerError | None = None
         self.entry: Entry[Ticket] | None = None
         self.worst_entry: Entry[Ticket] | None = None
         self.timers: tuple[Entry[Action], ...] = ()
@@ -84,7 +84,7 @@ class Ticket:
         return self.state is TicketState.WAITING
 
     def wait(self) -> Lease:
-        """Block this greenlet until the ticket is settled; the lease, or the AdmissionError raised.
+        """Block this greenlet until the ticket is settled; the lease, or the error it ended with raised.
 
         Whoever is interrupted here must still hand the ticket to `Dispatcher.abandon`: the grant may have come in the
         same turn of the loop.
@@ -97,7 +97,7 @@ class Ticket:
         assert self.lease is not None, "a ticket is waited for after it has been submitted"
         return self.lease
 
-    def settle(self, lease: Lease | None, error: AdmissionError | None) -> None:
+    def settle(self, lease: Lease | None, error: SchedulerError | None) -> None:
         """Called by the dispatcher alone: end the wait with a lease or an error."""
         self.lease, self.error = lease, error
         self.state = TicketState.GRANTED if lease is not None else TicketState.ENDED

@@ -21,9 +21,15 @@ class NodeTarget:
 class Upstream(Protocol):
     """An answer of a node, headers read, body still to come. One greenlet reads; any greenlet may abort."""
 
-    status: int
-    headers: Sequence[tuple[str, str]]  # as the node sent them, order and case kept
-    content_length: int | None
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """As the node sent them, order and case kept."""
+
+    @property
+    def content_length(self) -> int | None: ...
 
     @property
     def is_finished(self) -> bool:
@@ -43,7 +49,13 @@ class Upstream(Protocol):
 class Delivery(Protocol):
     """One call on its way to a node. `abort` may come from any greenlet, at any instant, in any phase."""
 
-    is_written: bool  # the whole call has been handed to the node's connection
+    @property
+    def is_connected(self) -> bool:
+        """True once there is a connection to write the call to."""
+
+    @property
+    def is_written(self) -> bool:
+        """True once the whole call has been handed to that connection."""
 
     def send(self) -> Upstream:
         """Connect, write the call, read status and headers. Raises NodeError."""
@@ -58,9 +70,7 @@ class Delivery(Protocol):
 class Forwarder(Protocol):
     """Sends calls to nodes."""
 
-    def prepare(
-        self, target: NodeTarget, path: str, query: str, headers: Mapping[str, str], body: bytes
-    ) -> Delivery:
+    def prepare(self, target: NodeTarget, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Delivery:
         """A delivery that has not begun: nothing is connected yet."""
 
     def forget(self, address: str) -> None:
