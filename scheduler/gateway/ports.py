@@ -101,7 +101,7 @@ class ClientConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a probe has found. `reason` says why not, in a few words (`timeout`, `HTTP 503`, `auth`, `connection refused`)."""
+    """What a probe has found. `reason` says in a few words why not: `timeout`, `HTTP 503`, `auth`."""
 
     is_up: bool
     reason: str | None = None
@@ -111,8 +111,11 @@ class ProbeResult:
 class Prober(Protocol):
     """Asks a node whether it can serve."""
 
-    def probe(self, target: NodeTarget) -> ProbeResult:
-        """One probe under its own total deadline. Never raises for what a node does."""
+    def probe(self, target: NodeTarget, check_key: bool = False) -> ProbeResult:
+        """One probe under its own total deadline. Never raises for what a node does.
+
+        `check_key`: the node has refused our key (or our having none), so it is up only where it accepts it now.
+        """
 
 
 @dataclass(slots=True)
@@ -155,7 +158,7 @@ class Recorder(Protocol):
     """Keeps records, off the hot path."""
 
     def save(self, record: RequestRecord) -> None:
-        """Take the record as it is now, to be written soon. Never blocks, never raises; cheap enough for the hot path."""
+        """Take the record as it is now, to be written soon. Never blocks, never raises, and is cheap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,7 @@ class RequestLog(Protocol):
         """One record with its attempts, or None."""
 
     def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
-        """total_requests, pending_requests, processing_count, completed_count, failed_count, avg_latency_ms (null if none)."""
+        """The figures of `GET /admin/stats`; `avg_latency_ms` is None where nothing was completed."""
 
     def events(self, limit: int, offset: int) -> Iterator[Event]:
         """Events, newest first."""
