@@ -1,0 +1,161 @@
+"""BatchRecorder: keeps request records, off the hot path. It is the gateway's Recorder."""
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection
+
+from scheduler.adapters.database_threads import DatabaseThreads
+from scheduler.adapters.stored_text import stored_name, stored_text
+from scheduler.adapters.tables import REQUESTS
+from scheduler.adapters.upsert import Upsert
+from scheduler.adapters.write_behind import WriteBehind
+from scheduler.gateway.record import Attempt, RequestRecord
+
+MAX_BIGINT = 2**63 - 1
+
+FIXED = ("id", "boot_id", "client_request_id", "model", "key_name", "path", "stream", "client", "created_at")
+CHANGING = (
+    "priority",
+    "status",
+    "outcome",
+    "node_id",
+    "decision",
+    "started_at",
+    "first_byte_at",
+    "finished_at",
+    "queue_ms",
+    "ttfb_ms",
+    "latency_ms",
+    "http_status",
+    "error_code",
+    "error_message",
+    "prompt_tokens",
+    "completion_tokens",
+    "bytes_in",
+    "bytes_out",
+    "attempts",
+)
+COLUMNS = FIXED + CHANGING
+
+
+class BatchRecorder(WriteBehind[RequestRecord]):
+    """Keeps the latest state of every record that changed; every `interval_s` one batch of them goes to the writer.
+
+    A record that begins and ends within one interval is written once. Past `max_backlog` the oldest unfinished record
+    is put aside first (its end will bring it back whole, so nothing is lost yet), then the oldest finished one goes:
+    that one is lost, counted and logged. `save` keeps a reference: the row is made when its batch is, from the record
+    as it is then.
+    """
+
+    name = "records"
+
+    def __init__(
+        self,
+        writer: DatabaseThreads,
+        interval_s: float = 0.05,
+        max_backlog: int = 100_000,
+        max_batch: int = 2_000,
+    ) -> None:
+        super().__init__(writer, interval_s, max_backlog, max_batch)
+        self.put_aside = 0  # unfinished records that had to make room
+        self._unfinished: dict[str, RequestRecord] = {}
+        self._finished: dict[str, RequestRecord] = {}
+        self._upsert = Upsert(REQUESTS, COLUMNS, "id", CHANGING, writer.engine.dialect)
+
+    def save(self, record: RequestRecord) -> None:
+        """Take the record as it is now, to be written soon. Never blocks, never raises."""
+        if record.outcome is None:
+            self._unfinished[record.id] = record
+        else:
+            self._unfinished.pop(record.id, None)
+            self._finished[record.id] = record
+        if len(self._unfinished) + len(self._finished) + len(self._taken) > self.max_backlog:
+            self._make_room()
+        self._give()
+
+    def _make_room(self) -> None:
+        if self._unfinished:
+            del self._unfinished[next(iter(self._unfinished))]
+            self.put_aside += 1
+            self._complain()
+        elif self._finished:
+            del self._finished[next(iter(self._finished))]
+            self._lose()
+
+    def _waiting(self) -> int:
+        return len(self._unfinished) + len(self._finished)
+
+    def _take(self, most: int) -> Sequence[RequestRecord]:
+        taken: list[RequestRecord] = []
+        # Unfinished ones first: they are the older ones, and rows then lie in the order of arrival.
+        for kept in (self._unfinished, self._finished):
+            ids = list(islice(kept, most - len(taken)))
+            taken += [kept.pop(id_) for id_ in ids]
+        return taken
+
+    def _row(self, item: RequestRecord) -> tuple[Any, ...]:
+        return request_row(item)
+
+    def _write(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._upsert.execute(connection, rows)
+
+
+def request_row(record: RequestRecord) -> tuple[Any, ...]:
+    """The record as a row of `requests`, in the order of COLUMNS. Raises where a field is no value of its type."""
+    return (
+        stored_name(record.id, 128),
+        stored_name(record.boot_id, 64),
+        stored_text(record.client_request_id, 128),
+        stored_name(record.model, 256),
+        stored_text(record.key_name, 128),
+        stored_name(record.path, 512),
+        bool(record.stream),
+        stored_name(record.client, 128),
+        _epoch_ms(record.created_at) or 0,
+        stored_name(record.priority, 16),
+        stored_name(record.status, 16),
+        stored_text(record.outcome, 16),
+        stored_text(record.node_id, 64),
+        stored_text(record.decision, 512),
+        _epoch_ms(record.started_at),
+        _epoch_ms(record.first_byte_at),
+        _epoch_ms(record.finished_at),
+        record.queue_ms,
+        record.ttfb_ms,
+        record.latency_ms,
+        record.http_status,
+        stored_text(record.error_code, 64),
+        stored_text(record.error_message, 2000),
+        _count(record.prompt_tokens),
+        _count(record.completion_tokens),
+        _count(record.bytes_in) or 0,
+        _count(record.bytes_out) or 0,
+        _attempts(record.attempts) if record.attempts else None,
+    )
+
+
+def _epoch_ms(at: float | None) -> int | None:
+    return None if at is None else round(at * 1000)
+
+
+def _count(number: int | None) -> int | None:
+    # Token counts come from the engine's own words; one that no column can hold is not worth the row.
+    return None if number is None or not -1 < number <= MAX_BIGINT else int(number)
+
+
+def _attempts(attempts: Sequence[Attempt]) -> str:
+    return json.dumps(
+        [
+            (
+                stored_text(each.node_id, 64),
+                round(each.start_ms, 1),
+                stored_text(each.result, 64),
+                None if each.duration_ms is None else round(each.duration_ms, 1),
+            )
+            for each in attempts[:100]
+        ],
+        separators=(",", ":"),
+    )
