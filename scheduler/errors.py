@@ -86,6 +86,9 @@ class NoHealthyNode(AdmissionError):
 class NoOtherNode(AdmissionError):
     """Raised when a ticket that was taken back from a node has no other node to go to."""
 
+    def __init__(self) -> None:
+        super().__init__("No other node can take the request.")
+
 
 class ShuttingDown(AdmissionError):
     """Raised when the server no longer takes new work, or ends what still runs."""
@@ -100,6 +103,14 @@ class Cancelled(AdmissionError):
 
     def __init__(self) -> None:
         super().__init__("The request was cancelled by an administrator.")
+
+
+class CoordinationUnavailable(AdmissionError):
+    """Raised when the state that several workers share is out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__("The shared state of the scheduler is out of reach.")
+        self.retry_after_s = 5
 
 
 # -- the node: while a slot is held -----------------------------------------------------------

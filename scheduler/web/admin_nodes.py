@@ -1,0 +1,42 @@
+"""`/admin/nodes`: registers, shows, changes and removes nodes."""
+
+from flask import Blueprint, Response, jsonify, request
+
+from scheduler.web.context import services
+from scheduler.web.json_body import json_object
+from scheduler.web.schemas import node_json
+
+blueprint = Blueprint("nodes", __name__, url_prefix="/nodes")
+
+
+@blueprint.post("")
+def register() -> tuple[Response, int]:
+    """201 where the node is new, 200 where its registration was updated."""
+    detail, is_new = services().roster.register(json_object(), actor())
+    return jsonify(node_json(detail)), 201 if is_new else 200
+
+
+@blueprint.get("")
+def list_all() -> Response:
+    return jsonify({"nodes": [node_json(detail) for detail in services().roster.list()]})
+
+
+@blueprint.get("/<node_id>")
+def show(node_id: str) -> Response:
+    return jsonify(node_json(services().roster.get(node_id)))
+
+
+@blueprint.patch("/<node_id>")
+def change(node_id: str) -> Response:
+    return jsonify(node_json(services().roster.change(node_id, json_object(), actor())))
+
+
+@blueprint.delete("/<node_id>")
+def remove(node_id: str) -> tuple[str, int]:
+    services().roster.remove(node_id, actor())
+    return "", 204
+
+
+def actor() -> str:
+    """Who does it: the operator's address, for the audit trail."""
+    return request.remote_addr or "unknown"

@@ -1,0 +1,71 @@
+"""`/admin/status`, `/admin/config` and `/admin/events`: the scheduler itself."""
+
+import logging
+import time
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from scheduler.core.node import AdminState
+from scheduler.web.context import services
+from scheduler.web.query import Query
+from scheduler.web.schemas import by_priority_json, event_json, node_counts_json, stats_json
+
+log = logging.getLogger(__name__)
+
+blueprint = Blueprint("status", __name__)
+
+#: The recent past of the dashboard, in seconds.
+RECENT_S = 300
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """Everything the dashboard needs in one call; it answers without the database too."""
+    found = services()
+    nodes = found.dispatcher.nodes()
+    queue = found.dispatcher.queue(limit=0)
+    recent, warnings = _recent()
+    return jsonify(
+        {
+            "version": found.version,
+            "uptime_s": round(found.uptime_s(), 1),
+            "is_ready": found.is_ready(),
+            "queue_size": queue.total,
+            "queue_by_priority": by_priority_json(queue.by_priority),
+            "nodes": node_counts_json(nodes),
+            "slots": {
+                "used": found.dispatcher.in_flight_count,
+                "total": sum(node.spec.max_concurrent for node in nodes if node.state is not AdminState.DISABLED),
+            },
+            "models": found.dispatcher.models(),
+            "recent": recent,
+            "warnings": [*found.warnings(), *warnings],
+        }
+    )
+
+
+@blueprint.get("/config")
+def config() -> Response:
+    return jsonify(services().settings_view())
+
+
+@blueprint.get("/events")
+def events() -> Response:
+    query = Query()
+    limit = query.whole("limit", default=100, least=1, most=1000)
+    offset = query.whole("offset", default=0, least=0, most=10**9)
+    query.done()
+    found = [event_json(event) for event in services().request_log.events(limit, offset)]
+    return jsonify({"events": found, "limit": limit, "offset": offset})
+
+
+def _recent() -> tuple[dict[str, Any] | None, list[str]]:
+    """Counts of the recent past, and what to warn of where they cannot be had."""
+    try:
+        stats = services().request_log.stats(time.time() - RECENT_S, None)
+    except Exception:
+        # The dashboard is wanted most when something is broken.
+        log.warning("the records could not be read for /admin/status", exc_info=True)
+        return None, ["The records cannot be read at the moment: the database does not answer."]
+    return {"window_s": RECENT_S, **stats_json(stats)}, []

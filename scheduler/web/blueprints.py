@@ -1,0 +1,30 @@
+"""All blueprints of the API, registered on an app."""
+
+from flask import Blueprint, Flask, Response
+
+from scheduler.web import admin_nodes, admin_queue, admin_requests, admin_status, health
+from scheduler.web.auth import AdminGuard
+from scheduler.web.error_handlers import install_error_handlers
+from scheduler.web.models import ClientCheck, models_blueprint
+
+
+def register_blueprints(app: Flask, check_client: ClientCheck) -> None:
+    """Mount the admin side behind its guard, the health checks, and the list of models behind `check_client`."""
+    app.register_blueprint(_admin_blueprint())
+    app.register_blueprint(health.blueprint)
+    app.register_blueprint(models_blueprint(check_client))
+    install_error_handlers(app)
+
+
+def _admin_blueprint() -> Blueprint:
+    admin = Blueprint("admin", __name__, url_prefix="/admin")
+    admin.before_request(AdminGuard().check)
+    admin.after_request(_forbid_caching)
+    for module in (admin_nodes, admin_queue, admin_requests, admin_status):
+        admin.register_blueprint(module.blueprint)
+    return admin
+
+
+def _forbid_caching(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
