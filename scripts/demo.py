@@ -145,7 +145,7 @@ def start_all(children: Children, port: int) -> str:
     }
     children.start("server", ["serve"], settings)
     addresses = [start_node(children, *node) for node in NODES]
-    wait_for("the server answers", lambda: call("GET", f"{base}/health/live"), children)
+    wait_for("the server answers", lambda: call("GET", f"{base}/health/live") is not None, children)
     for (node_id, slots, _), address in zip(NODES, addresses, strict=True):
         node = {"id": node_id, "address": address, "models": [MODEL], "max_concurrent": slots, "weight": 1}
         call("POST", f"{base}/admin/nodes", node)
