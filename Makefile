@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
 PIP_INPUTS := requirements.txt requirements-build.txt setup.py pyproject.toml scripts/setup-venv.sh
-PY_SOURCES = $(wildcard scheduler admin_ui scripts wsgi.py setup.py)
+PY_SOURCES = $(wildcard scheduler admin_ui scripts wsgi.py)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' scheduler/__init__.py)
 
 # Tests run in a new random order each time; SEED=... repeats one.
