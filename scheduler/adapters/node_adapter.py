@@ -134,6 +134,7 @@ class UpstreamBody:
         self._connection: NodeConnection | None = connection
         self._reader = reader
         self._pool = pool
+        self._has_begun = False  # a first byte of the body has been handed out
 
     @property
     def is_finished(self) -> bool:
@@ -162,6 +163,7 @@ class UpstreamBody:
             if self._reader.is_finished:
                 return b""
             self.advance()
+        self._has_begun = True
         return piece
 
     def advance(self) -> None:
@@ -182,7 +184,7 @@ class UpstreamBody:
         try:
             reader.feed(data)
         except BadResponse as bad:
-            kind: type[NodeError] = ReplyBroken if reader.is_head_complete else NodeProtocolError
+            kind: type[NodeError] = ReplyBroken if self._has_begun else NodeProtocolError
             raise kind(f"The node sent no usable answer: {bad}.") from None
 
     def read_what_is_there(self) -> bool:
@@ -214,6 +216,8 @@ class UpstreamBody:
         if not reader.is_head_complete:
             raise NodeClosed("The node closed the connection before it answered.")
         if reader.is_framed or error is not None:
+            if not self._has_begun:
+                raise NodeClosed("The node closed the connection before the first byte of its answer.")
             raise ReplyBroken("The node closed the connection in the middle of its reply.")
         reader.is_finished = True
 

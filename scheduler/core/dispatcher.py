@@ -100,7 +100,7 @@ class Dispatcher:
         if self._is_closed:
             raise ShuttingDown
         if ticket.deadline <= now:
-            raise QueueTimeout(now - ticket.queued_at, self._drain_rate.retry_after_s(len(self._waiting), now))
+            raise self._queue_timeout(ticket, now)
         if not self._has_way(ticket, nodes):
             raise NoOtherNode
         self._place(ticket, nodes, now)
@@ -139,18 +139,27 @@ class Dispatcher:
             return False
         lease.is_released = True
         node = lease.holder
-        node.leases.discard(lease)
-        node.slots.give_back()
+        try:
+            now = self._advance()  # before the slot is free: what was due earlier must not get it
+        finally:
+            node.leases.discard(lease)
+            node.slots.give_back()
         if self._nodes.get(node.spec.id) is not node:
             if not node.leases:
                 self._retired.remove(node)
             return False
-        now = self._advance()
         if hold_back_s is not None:
             self._withhold(node, now + hold_back_s)
             return False
         self._lift(node)
         return self._match([node])
+
+    def count_others(self, ticket: Ticket, node_id: str) -> int:
+        """How many nodes but `node_id` can serve a ticket's model and are not excluded for it, room or not."""
+        nodes = self._serving.get(ticket.model, [])
+        return sum(
+            node.is_serving and node.spec.id != node_id and node.spec.id not in ticket.excluded for node in nodes
+        )
 
     def close(self) -> None:
         """Refuse new tickets from now on, and end all that wait, with ShuttingDown."""
@@ -179,6 +188,7 @@ class Dispatcher:
             self._serving.setdefault(model, []).append(node)
         self._mark_orphans(lost_models, now)
         self.set_state(spec.id, state)
+        self._end_stranded(lost_models)
 
     def remove_node(self, node_id: str) -> None:
         """Forget a node: nothing new goes there, what runs goes on and keeps counting. Raises UnknownNode."""
@@ -285,6 +295,8 @@ class Dispatcher:
         if free:
             self._grant(ticket, free, now)
             return
+        if ticket.deadline <= now:  # it would push somebody out for nothing
+            raise self._queue_timeout(ticket, now)
         self._make_room(ticket, now)
         ticket.state = TicketState.WAITING
         self._waiting[ticket.id] = ticket
@@ -359,9 +371,10 @@ class Dispatcher:
         ticket.settle(None, error)
 
     def _expire(self, ticket: Ticket) -> None:
-        now = self._clock()
-        retry_after_s = self._drain_rate.retry_after_s(len(self._waiting), now)
-        self._end(ticket, QueueTimeout(now - ticket.queued_at, retry_after_s))
+        self._end(ticket, self._queue_timeout(ticket, self._clock()))
+
+    def _queue_timeout(self, ticket: Ticket, now: float) -> QueueTimeout:
+        return QueueTimeout(now - ticket.queued_at, self._drain_rate.retry_after_s(len(self._waiting), now))
 
     def _give_up(self, ticket: Ticket) -> None:
         """A ticket that arrived while all its nodes were lost has waited long enough for one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.errors import UnknownRequest
+from scheduler.errors import SchedulerError, UnknownRequest
 from scheduler.gateway.record import RequestRecord
 
 
@@ -31,6 +31,9 @@ class LiveCall(Protocol):
     """One request that waits or runs, as others may see it."""
 
     record: RequestRecord
+
+    def end_early(self, error: SchedulerError) -> None:
+        """End it with an error, in whatever phase. Idempotent, never blocks."""
 
     @property
     def is_running(self) -> bool:
