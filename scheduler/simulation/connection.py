@@ -96,10 +96,13 @@ class Connection:
 
     def _counted_body(self, length: int) -> Iterator[bytes]:
         while length > 0:
-            if not self._buffer and not self._receive():
-                raise PeerGone
-            piece = bytes(self._buffer[:length])
-            del self._buffer[:length]
+            if self._buffer:
+                piece = bytes(self._buffer[:length])
+                del self._buffer[:length]
+            else:
+                piece = self._socket.recv(min(length, _READ_BYTES))
+                if not piece:
+                    raise PeerGone
             length -= len(piece)
             yield piece
 
