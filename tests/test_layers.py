@@ -44,6 +44,8 @@ class Row:
     def allows(self, name: str) -> bool:
         if _is_below(name, self.never):
             return False
+        if name in ("scheduler.__file__", "scheduler.__version__"):
+            return True
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names:
             return True
@@ -81,21 +83,19 @@ ROWS = (
 def imported_names(source: str, package: str) -> list[tuple[int, str]]:
     """Every name a source imports, with its line: at the top, in functions, under TYPE_CHECKING, by a call.
 
-    `from a import b` counts as `a.b`, relative imports are resolved against `package`, and where the whole of gevent
-    is imported each `gevent.x` that is used counts.
+    `from a import b` counts as `a.b`, relative imports are resolved against `package`, and where the whole of gevent or
+    of scheduler is imported each `gevent.x` or `scheduler.x` that is used counts.
     """
     found: list[tuple[int, str]] = []
-    whole_gevent: set[str] = set()
+    whole: dict[str, str] = {}  # what a whole package is called here -> the package
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name == "gevent":
-                    whole_gevent.add(alias.asname or "gevent")
-                elif not alias.asname and alias.name.startswith("gevent."):
-                    whole_gevent.add("gevent")
-                    found.append((node.lineno, alias.name))
-                else:
+                top = alias.name.partition(".")[0]
+                if top in ("gevent", "scheduler") and (alias.name == top or not alias.asname):
+                    whole[alias.asname or top] = top
+                if alias.name not in ("gevent", "scheduler"):
                     found.append((node.lineno, alias.name))
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
@@ -103,16 +103,16 @@ def imported_names(source: str, package: str) -> list[tuple[int, str]]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
             found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
-            "import_module",
-            "__import__",
-        ):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             argument = node.args[0] if node.args else None
             name = argument.value if isinstance(argument, ast.Constant) else "<computed>"
             found.append((node.lineno, str(name)))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole_gevent:
-            found.append((node.lineno, f"gevent.{node.attr}"))
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    inner = {id(node.value) for node in attributes}
+    for node in attributes:
+        root, _, rest = ast.unparse(node).partition(".")
+        if root in whole and id(node) not in inner:
+            found.append((node.lineno, f"{whole[root]}.{rest}"))
     return sorted(found)
 
 
@@ -183,6 +183,8 @@ def row(layer: str) -> Row:
         ("scheduler.adapters", "from scheduler.gateway.roster import Roster"),
         ("scheduler.adapters", "from scheduler.settings.model import Settings"),
         ("scheduler.adapters", "import admin_ui"),
+        ("scheduler.adapters", "import scheduler\nscheduler.web.context"),
+        ("scheduler.adapters", "import scheduler as s\ns.app"),
         ("scheduler.web", "from scheduler.adapters.tables import Request"),
         ("scheduler.web", "import requests"),
         ("scheduler.web", "from sqlalchemy import select"),
@@ -204,6 +206,8 @@ def test_a_forbidden_import_is_found(layer, source):
         ("scheduler.gateway", "import gevent\ngevent.spawn(print)\nfrom gevent import sleep\nimport time, msgspec"),
         ("scheduler.gateway", "from scheduler.core.lease import Lease\nfrom scheduler.gateway.ports import Recorder"),
         ("scheduler.adapters", "import requests, httptools\nfrom scheduler.gateway.ports import NodeTarget"),
+        ("scheduler.adapters", "import scheduler\nscheduler.__version__"),
+        ("scheduler.adapters", "import scheduler.gateway.ports\nscheduler.gateway.ports.Recorder"),
         ("scheduler.web", "from flask import Blueprint\nfrom werkzeug.exceptions import NotFound\nimport json"),
     ],
 )
