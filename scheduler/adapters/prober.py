@@ -111,9 +111,9 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, NameResolutionError | socket.gaierror):
             return "DNS: name not found"
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"TLS: {cause.verify_message or 'certificate not accepted'}"
+            return f"TLS: {getattr(cause, 'verify_message', None) or 'certificate not accepted'}"
         if isinstance(cause, ssl.SSLError):
-            return f"TLS: {(cause.reason or 'handshake failed').replace('_', ' ').lower()}"
+            return f"TLS: {(getattr(cause, 'reason', None) or 'handshake failed').replace('_', ' ').lower()}"
     for cause in chain:
         if isinstance(cause, requests.Timeout | TimeoutError):
             return "timeout"
@@ -121,6 +121,8 @@ def _reason(error: BaseException) -> str:
             return _NETWORK_REASONS[cause.errno]
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
         return "unusable address or key"
+    if "CA certificate bundle" in str(error):
+        return "TLS: scheduler.node_ca_file cannot be read"
     return "no usable HTTP answer"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import request
 
@@ -24,7 +23,8 @@ class Query:
         value = self.text(name)
         if value is None or value in allowed:
             return value
-        return self._refuse(name, f"must be one of {', '.join(allowed)}")
+        self._refuse(name, f"must be one of {', '.join(allowed)}")
+        return None
 
     def flag(self, name: str) -> bool | None:
         """`true` or `false`, also 1 or 0."""
@@ -49,7 +49,8 @@ class Query:
         except ValueError:
             duration_ms = -1.0
         if not 0 <= duration_ms < 1e12:
-            return self._refuse(name, "must be a number of milliseconds")
+            self._refuse(name, "must be a number of milliseconds")
+            return None
         return duration_ms
 
     def time(self, name: str) -> float | None:
@@ -62,7 +63,8 @@ class Query:
             moment = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
-            return self._refuse(name, "must be a time like 2026-11-22T08:00:00Z")
+            self._refuse(name, "must be a time like 2026-11-22T08:00:00Z")
+            return None
 
     def done(self) -> None:
         """Raises InvalidFields."""
@@ -70,6 +72,5 @@ class Query:
         if faults:
             raise InvalidFields(faults)
 
-    def _refuse(self, name: str, message: str) -> Any:
-        """None, for whatever the value should have been."""
+    def _refuse(self, name: str, message: str) -> None:
         self._faults.append((name, message))

@@ -1,0 +1,142 @@
+"""Second implementations of the ports, in memory."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import gevent
+from gevent.event import Event as Signal
+from gevent.queue import Queue
+
+from scheduler.gateway.ports import Event, NodeTarget, ProbeResult, RequestFilter, RequestPage, StoredNode
+from scheduler.gateway.record import RequestRecord
+
+
+class MemoryNodeStore:
+    """Keeps nodes in memory. `before_save` may switch greenlets, as a database does, or raise."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, StoredNode] = {}
+        self.before_save: Callable[[StoredNode], None] = lambda node: gevent.sleep(0)
+        self.saves = 0
+
+    def load(self) -> list[StoredNode]:
+        return deepcopy(sorted(self.nodes.values(), key=lambda node: node.created_at))
+
+    def save(self, node: StoredNode) -> None:
+        kept = deepcopy(node)
+        self.before_save(kept)
+        self.nodes[node.id] = kept
+        self.saves += 1
+
+    def delete(self, node_id: str) -> None:
+        gevent.sleep(0)
+        self.nodes.pop(node_id, None)
+
+
+class MemoryEventLog:
+    """Keeps events in memory, oldest first."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def add(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+class MemoryRequestLog:
+    """Reads what tests put into `records`, newest last. `asked` keeps what was asked for."""
+
+    def __init__(self, events: MemoryEventLog | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.asked: list[tuple[RequestFilter, int, int]] = []
+        self.is_broken = False
+        self._events = events or MemoryEventLog()
+
+    def page(self, wanted: RequestFilter, limit: int, offset: int) -> RequestPage:
+        self.asked.append((wanted, limit, offset))
+        found = list(reversed(self.records))
+        return RequestPage(found[offset : offset + limit], len(found), False)
+
+    def get(self, request_id: str) -> dict[str, Any] | None:
+        return next((record for record in self.records if record["id"] == request_id), None)
+
+    def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
+        if self.is_broken:
+            raise OSError("database is locked")
+        latencies = [record["latency_ms"] for record in self.records if record["status"] == "completed"]
+        return {
+            "total_requests": len(self.records),
+            "pending_requests": 0,
+            "processing_count": 0,
+            "completed_count": len(latencies),
+            "failed_count": len(self.records) - len(latencies),
+            "avg_latency_ms": sum(latencies) / len(latencies) if latencies else None,
+        }
+
+    def events(self, limit: int, offset: int) -> Iterator[Event]:
+        return iter(list(reversed(self._events.events))[offset : offset + limit])
+
+
+class ScriptedProber:
+    """Answers probes as told: `results[id]`, else up. `hold(id)` lets that node's probes hang until `let_go`.
+
+    `probes` receives the id of each probe that has begun, so that tests wait for probes and never for time.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[str, ProbeResult] = {}
+        self.probes: Queue[tuple[NodeTarget, bool]] = Queue()
+        self.error: Exception | None = None
+        self._gates: dict[str, Signal] = {}
+
+    def probe(self, target: NodeTarget, check_key: bool = False) -> ProbeResult:
+        self.probes.put((target, check_key))
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        if target.id in self._gates:
+            self._gates[target.id].wait()
+        return self.results.get(target.id, ProbeResult(True))
+
+    def hold(self, node_id: str) -> None:
+        self._gates[node_id] = Signal()
+
+    def let_go(self, node_id: str) -> None:
+        self._gates.pop(node_id).set()
+
+
+class FakeLiveCall:
+    """A request that waits or runs, as the admin side sees it."""
+
+    def __init__(self, record: RequestRecord, is_running: bool = False, on_cancel: Callable[[], None] | None = None):
+        self.record = record
+        self.is_running = is_running
+        self.phase = "streaming" if is_running else "queued"
+        self.elapsed_ms = 12.34
+        self.is_cancelled = False
+        self._on_cancel = on_cancel
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self._on_cancel is not None:
+            self._on_cancel()
+
+
+def some_record(id: str = "req-1", **changes: Any) -> RequestRecord:
+    """A record of a waiting chat request."""
+    known: dict[str, Any] = {
+        "id": id,
+        "boot_id": "boot",
+        "model": "qwen",
+        "priority": "normal",
+        "path": "/v1/chat/completions",
+        "stream": False,
+        "client": "10.0.0.9",
+        "created_at": 1_700_000_000.0,
+    }
+    return RequestRecord(**{**known, **changes})
