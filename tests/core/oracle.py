@@ -1,0 +1,305 @@
+"""The laws of the core once more, slow and obviously right: plain lists, linear scans, no cleverness.
+
+After every event the whole fleet is looked at: as long as some waiting ticket could use some free slot, the first such
+ticket gets it. Where a law leaves a choice (equally loaded nodes), `choose` is asked and its answer is judged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from scheduler.core.node import AdminState, Health, NodeSpec
+from scheduler.core.priority import Priority
+
+
+class Refused(Exception):
+    """Raised where the dispatcher has to raise the error of this name."""
+
+
+@dataclass(eq=False)
+class OracleTicket:
+    """A ticket as the laws see it."""
+
+    id: str
+    model: str
+    priority: Priority
+    deadline: int
+    came_as: int = -1  # its number among all that ever came: a retried ticket keeps it
+    came_at: int = 0
+    excluded: set[str] = field(default_factory=set)
+    give_up_at: int | None = None
+    planned_as: int = 0  # what was planned first happens first
+
+
+@dataclass(eq=False)
+class OracleNode:
+    """A node as the laws see it; `held` are the ids of the tickets that hold its slots."""
+
+    spec: NodeSpec
+    state: AdminState
+    since: int
+    health: Health = Health.UNKNOWN
+    held: list[str] = field(default_factory=list)
+    withheld_until: int | None = None
+    planned_as: int = 0
+
+    @property
+    def is_serving(self) -> bool:
+        return self.state is AdminState.ACTIVE and self.health is Health.UP
+
+    @property
+    def is_lost(self) -> bool:
+        return self.state is AdminState.DISABLED or self.health is Health.DOWN
+
+    def could_take(self, ticket: OracleTicket) -> bool:
+        return (
+            self.is_serving
+            and self.withheld_until is None
+            and len(self.held) < self.spec.max_concurrent
+            and ticket.model in self.spec.models
+            and self.spec.id not in ticket.excluded
+        )
+
+
+class Oracle:
+    """What the laws allow. `granted` and `ended` tell what the last event has brought; the caller clears them."""
+
+    def __init__(
+        self,
+        choose: Callable[[str, set[str]], str],
+        *,
+        max_queue_size: int,
+        max_queue_per_model: int,
+        unavailable_wait: int,
+    ) -> None:
+        self.choose = choose
+        self.max_queue_size = max_queue_size
+        self.max_queue_per_model = max_queue_per_model
+        self.unavailable_wait = unavailable_wait
+        self.nodes: list[OracleNode] = []
+        self.removed: list[OracleNode] = []
+        self.waiting: list[OracleTicket] = []
+        self.orphaned: dict[str, tuple[int, int]] = {}  # models without a node, while tickets wait: (since, planned_as)
+        self.came = 0
+        self.plans = 0
+        self.now = 0
+        self.is_closed = False
+        self.granted: list[tuple[str, str, int]] = []  # (ticket, node, how many nodes could have taken it)
+        self.ended: dict[str, str] = {}  # ticket: name of the error
+
+    # -- what happens -------------------------------------------------------------------------
+
+    def submit(self, ticket: OracleTicket) -> None:
+        if self.is_closed:
+            raise Refused("ShuttingDown")
+        if not self.nodes_of(ticket.model):
+            raise Refused("UnknownModel")
+        ticket.came_as, ticket.came_at = self.came, self.now
+        self.came += 1
+        self.place(ticket)
+
+    def resubmit(self, ticket: OracleTicket, exclude: str | None) -> None:
+        if exclude is not None:
+            ticket.excluded.add(exclude)
+        if self.is_closed:
+            raise Refused("ShuttingDown")
+        if ticket.deadline <= self.now:
+            raise Refused("QueueTimeout")
+        if not self.has_way(ticket):
+            raise Refused("NoOtherNode")
+        self.place(ticket)
+
+    def place(self, ticket: OracleTicket) -> None:
+        """A free slot at once, else a place in the queue, else a refusal."""
+        if any(node.could_take(ticket) for node in self.nodes):
+            self.grant(ticket)
+            return
+        if ticket.deadline <= self.now:
+            raise Refused("QueueTimeout")
+        same_model = [other for other in self.waiting if other.model == ticket.model]
+        if 0 < self.max_queue_per_model <= len(same_model):
+            self.push_out(same_model, ticket)
+        if len(self.waiting) >= self.max_queue_size:
+            self.push_out(self.waiting, ticket)
+        self.waiting.append(ticket)
+        ticket.planned_as = self.plan()
+        ticket.give_up_at = None
+        give_up_at = self.now + self.unavailable_wait
+        if give_up_at < ticket.deadline and all(node.is_lost for node in self.nodes_of(ticket.model)):
+            ticket.give_up_at = give_up_at
+
+    def push_out(self, full: list[OracleTicket], newcomer: OracleTicket) -> None:
+        """The newest of the least urgent goes, unless that is the newcomer itself."""
+        last = max([*full, newcomer], key=order)
+        if last is newcomer:
+            raise Refused("QueueFull")
+        self.end(last, "QueueFull")
+
+    def release(self, ticket_id: str, hold_back: int | None) -> bool:
+        """True where somebody is granted by it."""
+        node = self.holder(ticket_id)
+        node.held.remove(ticket_id)
+        if node in self.removed:
+            if not node.held:
+                self.removed.remove(node)
+            return False
+        node.withheld_until = None
+        if hold_back is not None:
+            node.withheld_until, node.planned_as = self.now + hold_back, self.plan()
+            return False
+        granted_before = len(self.granted)
+        self.match()
+        return len(self.granted) > granted_before
+
+    def cancel(self, ticket_id: str, error: str = "Cancelled") -> None:
+        self.end(self.find_waiting(ticket_id), error)
+
+    def change_priority(self, ticket_id: str, priority: Priority) -> None:
+        self.find_waiting(ticket_id).priority = priority
+
+    def close(self) -> None:
+        self.is_closed = True
+        for ticket in list(self.waiting):
+            self.end(ticket, "ShuttingDown")
+
+    def put_node(self, spec: NodeSpec, state: AdminState) -> None:
+        node = next((node for node in self.nodes if node.spec.id == spec.id), None)
+        if node is None:
+            node = OracleNode(spec, state, self.now)
+            self.nodes.append(node)
+        node.spec = spec
+        for former in list(self.removed):
+            if former.spec.id == spec.id or former.spec.address == spec.address:
+                self.removed.remove(former)
+                node.held += former.held
+        self.note_orphans()
+        self.set_state(spec.id, state)
+
+    def remove_node(self, node_id: str) -> None:
+        node = self.find_node(node_id)
+        self.nodes.remove(node)
+        node.withheld_until = None
+        if node.held:
+            self.removed.append(node)
+        self.note_orphans()
+        self.end_stranded()
+
+    def set_state(self, node_id: str, state: AdminState) -> None:
+        node = self.find_node(node_id)
+        if node.state is not state:
+            node.state, node.since = state, self.now
+        self.match()
+        self.end_stranded()
+
+    def set_health(self, node_id: str, health: Health) -> None:
+        node = next((node for node in self.nodes if node.spec.id == node_id), None)
+        if node is None:
+            return
+        if node.health is not health:
+            node.health, node.since = health, self.now
+        self.match()
+        self.end_stranded()
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def dues(self) -> list[tuple[int, int, str, object]]:
+        """Everything that is to happen at some time, whoever it is planned for."""
+        dues: list[tuple[int, int, str, object]] = []
+        for ticket in self.waiting:
+            dues.append((ticket.deadline, ticket.planned_as, "deadline", ticket))
+            if ticket.give_up_at is not None:
+                dues.append((ticket.give_up_at, ticket.planned_as, "give up", ticket))
+        for node in self.nodes:
+            if node.withheld_until is not None:
+                dues.append((node.withheld_until, node.planned_as, "lift", node))
+        for model, (since, planned_as) in self.orphaned.items():
+            dues.append((since + self.unavailable_wait, planned_as, "orphans", model))
+        return dues
+
+    def pass_time(self) -> None:
+        """Let everything that is due happen, in order."""
+        while dues := [due for due in self.dues() if due[0] <= self.now]:
+            _, _, what, whom = min(dues, key=lambda due: due[:2])
+            if isinstance(whom, OracleTicket) and what == "deadline":
+                self.end(whom, "QueueTimeout")
+            elif isinstance(whom, OracleTicket):
+                whom.give_up_at = None
+                if all(node.is_lost for node in self.nodes_of(whom.model)):
+                    self.end(whom, "NoHealthyNode")
+            elif isinstance(whom, OracleNode):
+                whom.withheld_until = None
+                self.match()
+            else:
+                assert isinstance(whom, str)
+                del self.orphaned[whom]
+                for ticket in [ticket for ticket in self.waiting if ticket.model == whom]:
+                    self.end(ticket, "UnknownModel")
+
+    def plan(self) -> int:
+        self.plans += 1
+        return self.plans
+
+    # -- the laws -----------------------------------------------------------------------------
+
+    def match(self) -> None:
+        """Laws 3 to 5: the first in the order of the queue that some free slot fits, and so on while there is one."""
+        while fitting := [ticket for ticket in self.waiting if any(node.could_take(ticket) for node in self.nodes)]:
+            first = min(fitting, key=order)
+            self.waiting.remove(first)
+            self.grant(first)
+
+    def grant(self, ticket: OracleTicket) -> None:
+        """Law 1, and the balancer: one of the nodes with the fewest leases per weight."""
+        takers = [node for node in self.nodes if node.could_take(ticket)]
+        least = min(len(node.held) / node.spec.weight for node in takers)
+        allowed = {node.spec.id for node in takers if len(node.held) / node.spec.weight == least}
+        node_id = self.choose(ticket.id, allowed)
+        self.find_node(node_id).held.append(ticket.id)
+        self.granted.append((ticket.id, node_id, len(takers)))
+
+    def end(self, ticket: OracleTicket, error: str) -> None:
+        self.waiting.remove(ticket)
+        self.ended[ticket.id] = error
+
+    def end_stranded(self) -> None:
+        """A ticket taken back from a node ends when it has no other node left to go to."""
+        for ticket in list(self.waiting):
+            if ticket.excluded and not self.has_way(ticket):
+                self.end(ticket, "NoOtherNode")
+
+    def note_orphans(self) -> None:
+        """Tickets whose model has lost its last node wait `unavailable_wait` for one to be registered."""
+        for model in sorted({ticket.model for ticket in self.waiting}):
+            if not self.nodes_of(model) and model not in self.orphaned:
+                self.orphaned[model] = (self.now, self.plan())
+        for model in list(self.orphaned):
+            if self.nodes_of(model):
+                del self.orphaned[model]
+
+    # -- look-ups -----------------------------------------------------------------------------
+
+    def nodes_of(self, model: str) -> list[OracleNode]:
+        return [node for node in self.nodes if model in node.spec.models]
+
+    def has_way(self, ticket: OracleTicket) -> bool:
+        return any(node.is_serving and node.spec.id not in ticket.excluded for node in self.nodes_of(ticket.model))
+
+    def holder(self, ticket_id: str) -> OracleNode:
+        (node,) = [node for node in (*self.nodes, *self.removed) if ticket_id in node.held]
+        return node
+
+    def find_node(self, node_id: str) -> OracleNode:
+        for node in self.nodes:
+            if node.spec.id == node_id:
+                return node
+        raise Refused("UnknownNode")
+
+    def find_waiting(self, ticket_id: str) -> OracleTicket:
+        for ticket in self.waiting:
+            if ticket.id == ticket_id:
+                return ticket
+        raise Refused("UnknownRequest")
+
+
+def order(ticket: OracleTicket) -> tuple[int, int]:
+    """Law 5: the more urgent first, among equals whoever came first."""
+    return (ticket.priority, ticket.came_as)
