@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from heapq import nsmallest
 from itertools import count
 
 from scheduler.core.balancer import Balance, least_loaded
 from scheduler.core.drain_rate import DrainRate
 from scheduler.core.explanation import why_it_waits
+from scheduler.core.lazy_heap import Entry
 from scheduler.core.lease import Lease
 from scheduler.core.node import AdminState, Health, Node, NodeSpec
 from scheduler.core.priority import Priority
 from scheduler.core.snapshot import NodeView, QueueView, TicketView
 from scheduler.core.ticket import Ticket, TicketState
 from scheduler.core.ticket_queue import TicketQueue
-from scheduler.core.timetable import Timetable
+from scheduler.core.timetable import Action, Timetable
 from scheduler.errors import (
     Cancelled,
     NoHealthyNode,
@@ -61,6 +63,7 @@ class Dispatcher:
         self._retired: list[Node] = []  # removed, still held by leases
         self._serving: dict[str, list[Node]] = {}  # by model: registered, in whatever state
         self._queues: dict[str, TicketQueue] = {}  # by model: only those where somebody waits
+        self._orphans: dict[str, Entry[Action]] = {}  # by model without a node: the timer that ends who waits for it
         self._waiting: dict[str, Ticket] = {}
         self._by_priority: Counter[Priority] = Counter()
         self._sequence = count()
@@ -186,6 +189,8 @@ class Dispatcher:
             self._inherit(node)
         for model in spec.models:
             self._serving.setdefault(model, []).append(node)
+            if model in self._orphans:
+                self.timetable.cancel(self._orphans.pop(model))
         self._mark_orphans(lost_models, now)
         self.set_state(spec.id, state)
         self._end_stranded(lost_models)
@@ -384,13 +389,14 @@ class Dispatcher:
     def _mark_orphans(self, models: Iterable[str], now: float) -> None:
         """Models that may have lost their last node: whoever waits for them waits so long for one to be registered."""
         for model in models:
-            if model not in self._serving and model in self._queues:
-                self.timetable.add(now + self._unavailable_wait_s, lambda model=model: self._end_orphans(model))  # type: ignore[misc]
+            if model in self._queues and model not in self._serving and model not in self._orphans:
+                end_orphans = partial(self._end_orphans, model)
+                self._orphans[model] = self.timetable.add(now + self._unavailable_wait_s, end_orphans)
 
     def _end_orphans(self, model: str) -> None:
-        if model not in self._serving:
-            for ticket in list(self._queues.get(model, ())):
-                self._end(ticket, UnknownModel(model, sorted(self._serving)))
+        del self._orphans[model]
+        for ticket in list(self._queues.get(model, ())):
+            self._end(ticket, UnknownModel(model, sorted(self._serving)))
 
     def _has_way(self, ticket: Ticket, nodes: Sequence[Node]) -> bool:
         """True where a ticket still has a node to go to, now or when a slot falls free there."""
