@@ -152,7 +152,13 @@ def _set_pragmas(dbapi_connection: Any, _record: Any) -> None:
     # sqlite3 must not begin transactions of its own: _begin does, with the lock that is wanted.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
-    for name, value, _ in SQLITE_PRAGMAS:
+    is_empty = cursor.execute("PRAGMA page_count").fetchone() == (0,)
+    for name, value, wanted in SQLITE_PRAGMAS:
+        # Setting these two waits for the write lock even where nothing changes; a reader must not.
+        if name == "auto_vacuum" and not is_empty:
+            continue
+        if name == "journal_mode" and cursor.execute("PRAGMA journal_mode").fetchone() == (wanted,):
+            continue
         cursor.execute(f"PRAGMA {name}={value}")
     cursor.close()
 

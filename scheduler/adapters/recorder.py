@@ -16,6 +16,8 @@ from scheduler.gateway.record import Attempt, RequestRecord
 
 MAX_BIGINT = 2**63 - 1
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 FIXED = ("id", "boot_id", "client_request_id", "model", "key_name", "path", "stream", "client", "created_at")
 CHANGING = (
     "priority",
@@ -107,7 +109,7 @@ def request_row(record: RequestRecord) -> tuple[Any, ...]:
     """The record as a row of `requests`, in the order of COLUMNS. Raises where a field is no value of its type."""
     return (
         stored_name(record.id, 128),
-        stored_name(record.boot_id, 64),
+        record.boot_id,  # this, priority, status and outcome are our own words
         stored_text(record.client_request_id, 128),
         stored_name(record.model, 256),
         stored_text(record.key_name, 128),
@@ -115,9 +117,9 @@ def request_row(record: RequestRecord) -> tuple[Any, ...]:
         bool(record.stream),
         stored_name(record.client, 128),
         _epoch_ms(record.created_at) or 0,
-        stored_name(record.priority, 16),
-        stored_name(record.status, 16),
-        stored_text(record.outcome, 16),
+        str(record.priority),
+        str(record.status),
+        None if record.outcome is None else str(record.outcome),
         stored_text(record.node_id, 64),
         stored_text(record.decision, 512),
         _epoch_ms(record.started_at),
@@ -147,7 +149,7 @@ def _count(number: int | None) -> int | None:
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:
-    return json.dumps(
+    return _to_json(
         [
             (
                 stored_text(each.node_id, 64),
@@ -156,6 +158,5 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
                 None if each.duration_ms is None else round(each.duration_ms, 1),
             )
             for each in attempts[:100]
-        ],
-        separators=(",", ":"),
+        ]
     )

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, tex
 from sqlalchemy.sql.expression import and_
 
 from scheduler.adapters.database_threads import DatabaseThreads
-from scheduler.adapters.tables import EVENTS, NOT_COMPLETED, NOT_NORMAL, REQUESTS
+from scheduler.adapters.tables import EVENTS, NOT_COMPLETED, NOT_NORMAL, OUTCOME_NOT_COMPLETED, REQUESTS
 from scheduler.gateway.ports import Event, RequestFilter, RequestPage
 
 EXACT_TOTAL = 100_000  # counted exactly up to here, estimated beyond
@@ -116,8 +116,10 @@ def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]]:
         if value is not None:
             found.append(columns[name] == value)
     # Said in the words of the partial indexes, or they would not be used.
-    if any(value not in (None, "completed") for value in (wanted.status, wanted.outcome)):
+    if wanted.status not in (None, "completed"):
         found.append(text(NOT_COMPLETED))  # type: ignore[arg-type]
+    if wanted.outcome not in (None, "completed"):
+        found.append(text(OUTCOME_NOT_COMPLETED))  # type: ignore[arg-type]
     if wanted.priority not in (None, "normal"):
         found.append(text(NOT_NORMAL))  # type: ignore[arg-type]
     if wanted.start_time is not None:

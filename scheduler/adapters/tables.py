@@ -87,7 +87,9 @@ class RequestRow(Model):
     attempts: Mapped[str | None] = mapped_column(Text)  # [[node_id, start_ms, result, duration_ms], ...]
 
 
+# Each speaks of a column of its own index: otherwise SQLite would look into the table to check it.
 NOT_COMPLETED = "status <> 'completed'"
+OUTCOME_NOT_COMPLETED = "outcome <> 'completed'"
 NOT_NORMAL = "priority <> 'normal'"
 
 
@@ -114,7 +116,7 @@ REQUEST_INDEXES = (
     _index("key_name", "created_at", where="key_name IS NOT NULL"),
     _index("client_request_id", where="client_request_id IS NOT NULL"),
     _index("status", "created_at", where=NOT_COMPLETED),
-    _index("outcome", "created_at", where=NOT_COMPLETED),
+    _index("outcome", "created_at", where=OUTCOME_NOT_COMPLETED),
     _index("error_code", "created_at", where="error_code IS NOT NULL"),
     _index("priority", "created_at", where=NOT_NORMAL),
 )

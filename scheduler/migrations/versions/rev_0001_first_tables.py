@@ -71,7 +71,7 @@ def upgrade() -> None:
     request_index("key_name", "created_at", where="key_name IS NOT NULL")
     request_index("client_request_id", where="client_request_id IS NOT NULL")
     request_index("status", "created_at", where="status <> 'completed'")
-    request_index("outcome", "created_at", where="status <> 'completed'")
+    request_index("outcome", "created_at", where="outcome <> 'completed'")
     request_index("error_code", "created_at", where="error_code IS NOT NULL")
     request_index("priority", "created_at", where="priority <> 'normal'")
     op.create_table(
