@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
-from tests.core.oracle import Oracle, OracleNode, OracleTicket, Refused, order
 
 from scheduler.core.lease import Lease
 from scheduler.core.node import AdminState, Health, NodeSpec
 from scheduler.core.priority import Priority
 from scheduler.core.ticket import Ticket
 from scheduler.errors import AdmissionError, QueueFull, QueueTimeout, SchedulerError
+from tests.core.oracle import Oracle, OracleNode, OracleTicket, Refused, order
 
 MODELS = ("llama", "qwen", "llama", "bge", "llama", "qwen", "llama", "bge", "qwen", "llama", "qwen", "unheard-of")
 MODEL_SETS = (("llama",), ("llama", "qwen"), ("qwen",), ("llama", "qwen", "bge"), ("qwen", "bge"))
@@ -133,7 +133,7 @@ class Run:
 
     def go(self) -> None:
         self.put(NodeSpec("n0", "http://host-0", ("llama", "qwen"), 2), AdminState.ACTIVE, is_up=True)
-        self.put(NodeSpec("n1", "http://host-1", ("llama", "bge"), 1), AdminState.ACTIVE, is_up=True)
+        self.put(NodeSpec("n1", "http://host-1", ("llama", "bge"), 2, 200), AdminState.ACTIVE, is_up=True)
         for step in self.history.steps:
             getattr(self, step.what)(step.a, step.b, step.c)
         self.let_everything_end()
@@ -221,9 +221,7 @@ class Run:
             position = 1 + sum(other.model == ticket.model for other in line[:place])
             wait = (self.now - ticket.came_at, max(0, ticket.deadline - self.now))
             expected.append((ticket.id, ticket.model, ticket.priority, position, *wait))
-        assert expected == [
-            (v.id, v.model, v.priority, v.position, v.waited_s, v.expires_in_s) for v in queue.waiting
-        ]
+        assert expected == [(v.id, v.model, v.priority, v.position, v.waited_s, v.expires_in_s) for v in queue.waiting]
         assert queue.by_priority == {p: sum(t.priority is p for t in line) for p in Priority}
         for view, ticket in zip(queue.waiting, line, strict=True):
             self.judge_reason(view.reason, ticket)
@@ -322,9 +320,7 @@ class Run:
 
     def cancel(self, a: int, b: int, c: int) -> None:
         name = self.one_of_all(a, b)
-        self.happens(
-            f"cancel {name}", lambda: self.dispatcher.cancel(name), lambda: self.oracle.cancel(name)
-        )
+        self.happens(f"cancel {name}", lambda: self.dispatcher.cancel(name), lambda: self.oracle.cancel(name))
 
     def change_priority(self, a: int, b: int, c: int) -> None:
         name, priority = self.one_of_all(a, b), Priority(c % 4)
