@@ -1,0 +1,58 @@
+"""`requests`: the records of a running server."""
+
+import json
+from typing import Any
+
+import click
+
+from scheduler.cli.client import AdminClient
+from scheduler.cli.remote import json_option, remote
+from scheduler.cli.table import table
+
+
+@click.group()
+def requests() -> None:
+    """Show what happened to requests."""
+
+
+@requests.command("list")
+@click.option("--status", help="pending, processing, completed or failed.")
+@click.option("--outcome", help="completed, failed, rejected, evicted, cancelled, client_closed or interrupted.")
+@click.option("--model")
+@click.option("--node", "node_id", metavar="ID")
+@click.option("--priority", help="critical, high, normal or low.")
+@click.option("--key-name")
+@click.option("--error-code")
+@click.option("--since", "start_time", metavar="TIME", help="Created then or later, like 2026-11-22T08:00:00Z.")
+@click.option("--until", "end_time", metavar="TIME", help="Created before.")
+@click.option("--search", "q", metavar="ID", help="Our id or the caller's, or how it begins.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+@json_option
+@remote
+def list_page(client: AdminClient, as_json: bool, **filters: Any) -> None:
+    """List requests, the newest first."""
+    answer = client.get("/admin/requests", filters)
+    if as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        return
+    header = ("ID", "CREATED", "MODEL", "NODE", "PRIORITY", "STATUS", "OUTCOME", "CODE", "QUEUE MS", "TOTAL MS", "KEY")
+    rows = [
+        (
+            record["id"],
+            record["created_at"],
+            record["model"],
+            record["node_id"],
+            record["priority"],
+            record["status"],
+            record["outcome"],
+            record["error_code"] or record["http_status"],
+            record["queue_ms"],
+            record["latency_ms"],
+            record["key_name"],
+        )
+        for record in answer["requests"]
+    ]
+    click.echo(table(header, rows))
+    about = "about " if answer["total_is_estimate"] else ""
+    click.echo(f"{len(rows)} of {about}{answer['total']}", err=True)
