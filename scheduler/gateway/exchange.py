@@ -72,6 +72,7 @@ class Exchange:
         self._around = around
         self._client = client
         self._created = around.clock()
+        self._is_finished = False
         self.call = call
         self.record = record
         self.ticket = Ticket(record.id, call.model, call.priority, self._created + call.queue_timeout_s)
@@ -91,10 +92,9 @@ class Exchange:
         self._is_whole = False  # the last byte of the answer has arrived
         self._sending_since: float | None = None
         self._progress: tuple[int, float] | None = None  # of a blocked send: what the client took, and since when
-        self._is_finished = False
+        client.watch(self._client_left)
         around.live_calls.add(self)
         around.recorder.save(record)
-        client.watch(self._client_left)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.record.id} {self.phase} {self._lease!r}>"
@@ -238,9 +238,9 @@ class Exchange:
         """True where the last byte of the answer has arrived and the slot is still held."""
         return self._is_whole and self._lease is not None
 
-    def cut_client(self) -> None:
-        """Reset the client's connection, so that what it has got cannot look whole."""
-        self._client.cut()
+    def reset_client(self) -> None:
+        """Let the client's connection end with a reset, so that what it has got cannot look whole."""
+        self._client.reset_on_close()
 
     # -- the end ------------------------------------------------------------------------------
 

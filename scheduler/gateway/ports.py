@@ -92,8 +92,11 @@ class ClientConnection(Protocol):
     def progress(self) -> int:
         """A number that grows whenever the client has taken more bytes of the answer."""
 
+    def reset_on_close(self) -> None:
+        """Let the end of the connection, whoever closes it, be a reset: what was sent cannot look whole."""
+
     def cut(self) -> None:
-        """Reset the connection: a blocked write ends with an error."""
+        """End the connection now, with a reset: a blocked write ends with an error."""
 
 
 # -- nodes ------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class ReplyStream:
         exchange = self._exchange
         exchange.fail(error)
         if not self._can_tell_error:
-            exchange.cut_client()
+            exchange.reset_client()
             raise ReplyCut from error
         self._first = b""  # the next step ends the stream
         return _frame_end(self._tail) + self._error_event(exchange.ended_by or error)

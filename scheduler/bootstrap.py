@@ -1,0 +1,269 @@
+"""bootstrap: the only place that constructs. Reads top to bottom as the parts depend on each other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from gunicorn.http.errors import ParseException
+
+from scheduler import __version__
+from scheduler.adapters.address_book import AddressBook
+from scheduler.adapters.boots import Boot, GranterLock, begin_boot, mark_interrupted, register_boot
+from scheduler.adapters.client_connection import ClientWatch, SocketClient
+from scheduler.adapters.database import check_pragmas, is_sqlite, open_database
+from scheduler.adapters.database_threads import DatabaseThreads
+from scheduler.adapters.event_log import BatchEventLog
+from scheduler.adapters.forwarder import HttpForwarder
+from scheduler.adapters.migrate import upgrade
+from scheduler.adapters.node_store import SqlNodeStore
+from scheduler.adapters.prober import HttpProber
+from scheduler.adapters.recorder import BatchRecorder
+from scheduler.adapters.request_log import SqlRequestLog
+from scheduler.core.dispatcher import Dispatcher
+from scheduler.core.dispatcher_pool import DispatcherPool
+from scheduler.gateway.caller import Caller, KeyRing
+from scheduler.gateway.clocks import Clocks, ClockSweep
+from scheduler.gateway.exchange import ErrorFacts, Surroundings
+from scheduler.gateway.gateway import Gateway, RetryRule
+from scheduler.gateway.health_monitor import HealthMonitor
+from scheduler.gateway.held_bytes import HeldBytes
+from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.node_watch import EjectionWatch
+from scheduler.gateway.roster import NodeRoster
+from scheduler.logs import log_node, log_request
+from scheduler.request_ids import request_ids
+from scheduler.runtime import Runtime
+from scheduler.settings import Loaded, Settings, as_dict
+from scheduler.web.body_reader import BodyReader
+from scheduler.web.client_address import client_address
+from scheduler.web.context import Services
+from scheduler.web.data_plane import DataPlane, error_event
+from scheduler.web.error_handlers import describe
+
+log = logging.getLogger(__name__)
+
+#: Threads for reading records; the writer has one of its own.
+READER_THREADS = 2
+
+clock = time.monotonic
+wall_clock = time.time
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The whole program, not yet running."""
+
+    data_plane: DataPlane
+    runtime: Runtime
+    services: Services
+    key_ring: KeyRing
+
+
+def data_folder(settings: Settings) -> Path:
+    """Where the database and the locks are."""
+    return Path(settings.database.path).absolute().parent
+
+
+def prepare_database(settings: Settings) -> None:
+    """Bring the tables up to date; once, before any worker. Raises StartRefused."""
+    app = Flask("scheduler")
+    engine = open_database(app, settings.database.path, settings.database.url)
+    upgrade(app)
+    check_pragmas(engine)
+    engine.dispose()
+
+
+def build(app: Flask, loaded: Loaded) -> Built:
+    """Build everything from the settings. Raises StartRefused."""
+    settings = loaded.settings
+    server, scheduling = settings.server, settings.scheduler
+    folder = data_folder(settings)
+    boot = begin_boot(folder)
+
+    # The database and what writes to it.
+    engine = open_database(app, settings.database.path, settings.database.url)
+    writer = DatabaseThreads(engine, 1)
+    reader = DatabaseThreads(engine, READER_THREADS, reads_only=is_sqlite(engine))
+    recorder, events = BatchRecorder(writer), BatchEventLog(writer)
+
+    # Who gets which slot.
+    dispatcher = Dispatcher(
+        clock,
+        max_queue_size=scheduling.max_queue_size,
+        max_queue_per_model=scheduling.max_queue_per_model,
+        unavailable_wait_s=scheduling.unavailable_wait,
+        probe_interval_s=scheduling.health_check_interval,
+    )
+    pool = DispatcherPool(dispatcher, clock, scheduling.worker_count, _report("the dispatcher pool"))
+
+    # The nodes: their list, their health, the way to them.
+    book = AddressBook()
+    ca_file = scheduling.node_ca_file or None
+    forwarder = HttpForwarder(book, clock, ca_file)
+    roster = NodeRoster(
+        dispatcher,
+        SqlNodeStore(writer),
+        events,
+        clock,
+        wall_clock,
+        on_registered=lambda node_id: monitor.watch(node_id),
+        on_removed=lambda node_id: monitor.forget(node_id),
+        on_left=forwarder.forget,
+    )
+    monitor = HealthMonitor(
+        dispatcher,
+        pool,
+        roster,
+        HttpProber(scheduling.health_check_path, scheduling.health_check_timeout, ca_file),
+        events,
+        interval_s=scheduling.health_check_interval,
+        rise=scheduling.health_check_rise,
+        fall=scheduling.health_check_fall,
+        clock=clock,
+        wall_clock=wall_clock,
+        log_transition=log_node,
+        on_error=_report("the health monitor"),
+    )
+
+    # The way of a request.
+    live_calls = LiveCalls()
+    held = HeldBytes(server.max_held_bytes)
+    sweep = ClockSweep(clock, _report("the clocks"))
+    client_watch = ClientWatch(_report("the watch on clients"))
+    around = Surroundings(
+        dispatcher,
+        forwarder,
+        roster.target,
+        live_calls,
+        sweep,
+        Clocks(
+            scheduling.connect_timeout,
+            scheduling.request_timeout,
+            scheduling.idle_timeout,
+            scheduling.stream_timeout,
+            server.write_timeout,
+        ),
+        recorder,
+        log_request,
+        _explain,
+        clock,
+        held.give_back,
+    )
+    gateway = Gateway(
+        around,
+        EjectionWatch(monitor, scheduling.eject_after),
+        RetryRule(scheduling.max_attempts, scheduling.retry_sent),
+        error_event,
+        wall_clock,
+        boot.id,
+    )
+    key_ring = KeyRing(
+        [Caller(key.name, key.priority, key.max_priority, key.key.encode()) for key in settings.auth.api_keys]
+    )
+    data_plane = DataPlane(
+        gateway,
+        key_ring,
+        BodyReader(
+            server.max_body,
+            server.read_timeout,
+            held.take,
+            held.give_back,
+            lambda error: isinstance(error, ParseException),
+        ),
+        request_ids(boot.id, wall_clock),
+        lambda environ: SocketClient(client_watch, environ["gunicorn.socket"]),
+        lambda environ: client_address(environ, server.trusted_proxies),
+        scheduling.queue_timeout,
+        scheduling.queue_timeout_max,
+    )
+
+    # What runs beside the requests, in the order in which it starts.
+    file_nodes = [node.model_dump() for node in settings.nodes]
+    runtime = Runtime(
+        dispatcher=dispatcher,
+        live_calls=live_calls,
+        services=(client_watch, pool, sweep),
+        bring_nodes=lambda: _bring_nodes(roster, file_nodes),
+        writers=(recorder, events),
+        sweeps=(forwarder.sweep,),
+        granter=GranterLock(folder),
+        boot=boot,
+        shutdown_timeout_s=server.shutdown_timeout,
+        begin=lambda: _take_up(writer, boot, folder),
+        end=lambda: _give_up(monitor, forwarder, writer, reader),
+    )
+    admin_keys = tuple(key.key.encode() for key in settings.auth.admin_api_keys)
+    services = Services(
+        dispatcher=dispatcher,
+        roster=roster,
+        live_calls=live_calls,
+        request_log=SqlRequestLog(reader),
+        event_log=events,
+        admin_keys=admin_keys,
+        settings_view=lambda: as_dict(loaded),
+        warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events),
+        is_ready=runtime.is_ready,
+        uptime_s=lambda: runtime.uptime_s,
+        version=__version__,
+        boot_id=boot.id,
+    )
+    return Built(data_plane, runtime, services, key_ring)
+
+
+def _take_up(writer: DatabaseThreads, boot: Boot, folder: Path) -> None:
+    """Write this boot down, and finish the requests that dead ones left."""
+    writer.run(lambda connection: register_boot(connection, boot, __version__))
+    left = writer.run(lambda connection: mark_interrupted(connection, folder, wall_clock()))
+    if left:
+        log.warning("%d requests of a server that ended early are marked interrupted", left)
+
+
+def _bring_nodes(roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
+    """Register the kept nodes and those of the file; probing begins with that."""
+    for warning in roster.load(file_nodes):
+        log.warning("%s", warning)
+
+
+def _give_up(
+    monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads
+) -> None:
+    monitor.stop()
+    forwarder.close()
+    reader.close()
+    writer.close()
+
+
+def _warnings(
+    loaded: Loaded,
+    key_ring: KeyRing,
+    admin_keys: tuple[bytes, ...],
+    recorder: BatchRecorder,
+    events: BatchEventLog,
+) -> list[str]:
+    """What an operator must know."""
+    found = list(loaded.warnings)
+    if not admin_keys:
+        found.append("The admin side is open to anybody: set auth.admin_api_keys.")
+    if key_ring.is_open:
+        found.append("Anybody may send requests: set auth.api_keys.")
+    for writing in (recorder, events):
+        if writing.lost:
+            found.append(f"{writing.lost} {writing.name} were lost since the start.")
+        if writing.last_error:
+            found.append(f"The database takes no {writing.name} ({writing.last_error}); {writing.backlog} wait.")
+    return found
+
+
+def _explain(error: BaseException) -> ErrorFacts:
+    answer = describe(error)
+    return ErrorFacts(answer.status, answer.code, answer.message)
+
+
+def _report(what: str) -> Callable[[BaseException], None]:
+    return lambda error: log.error("an error in %s", what, exc_info=error)
