@@ -1,0 +1,78 @@
+"""/admin/requests and /admin/stats."""
+
+from dataclasses import asdict
+
+from scheduler.gateway.ports import RequestFilter
+from scheduler.gateway.record import Attempt
+from tests.support.fakes import FakeLiveCall, some_record
+
+FIELDS = {
+    "id", "client_request_id", "model", "node_id", "priority", "status", "outcome", "stream", "path", "created_at",
+    "started_at", "first_byte_at", "finished_at", "queue_ms", "ttfb_ms", "latency_ms", "http_status", "error_code",
+    "error_message", "attempts", "prompt_tokens", "completion_tokens", "bytes_in", "bytes_out", "client", "key_name",
+}  # fmt: skip
+
+
+def test_a_page_has_the_contracts_fields_with_times_as_text(site):
+    attempt = Attempt("gpu-1", 0.123, "completed", 8.76)
+    site.request_log.records = [asdict(some_record("req-1", latency_ms=12.345, attempts=[attempt]))]
+    page = site.get("/admin/requests").json
+    assert (page["total"], page["total_is_estimate"], page["limit"], page["offset"]) == (1, False, 100, 0)
+    record = page["requests"][0]
+    assert set(record) == FIELDS
+    assert record["created_at"] == "2023-11-14T22:13:20.000Z"
+    assert record["finished_at"] is None
+    assert record["latency_ms"] == 12.3
+    assert record["attempts"] == [{"node_id": "gpu-1", "start_ms": 0.1, "result": "completed", "duration_ms": 8.8}]
+
+
+def test_filters_reach_the_log(site):
+    site.get(
+        "/admin/requests?status=failed&outcome=evicted&model=a/b&node_id=g&priority=low&key_name=k&stream=true"
+        "&error_code=queue_full&start_time=2023-11-14T22:13:20Z&end_time=2023-11-15T06:13:20.5%2B08:00"
+        "&min_latency_ms=1.5&q=req-&limit=10&offset=20"
+    )
+    wanted = RequestFilter(
+        "failed", "evicted", "a/b", "g", "low", "k", True, "queue_full", 1_700_000_000.0, 1_700_000_000.5, 1.5, "req-"
+    )
+    assert site.request_log.asked == [(wanted, 10, 20)]
+
+
+def test_every_bad_filter_is_told_at_once(site):
+    reply = site.get(
+        "/admin/requests?status=done&priority=urgent&stream=maybe&start_time=yesterday&min_latency_ms=nan&limit=0"
+        "&offset=-1&colour=red"
+    )
+    assert reply.status_code == 400
+    assert [detail["param"] for detail in reply.json["error"]["details"]] == [
+        "status", "priority", "stream", "start_time", "min_latency_ms", "limit", "offset", "colour",
+    ]  # fmt: skip
+    assert site.request_log.asked == []
+
+
+def test_a_live_request_is_shown_as_it_is_now(site):
+    site.request_log.records = [asdict(some_record("req-1", status="pending"))]
+    site.live_calls.add(FakeLiveCall(some_record("req-1", status="processing", decision="only node"), is_running=True))
+    reply = site.get("/admin/requests/req-1").json
+    assert (reply["status"], reply["decision"]) == ("processing", "only node")
+
+
+def test_a_finished_request_comes_from_the_log(site):
+    site.request_log.records = [asdict(some_record("req-1", status="completed", decision="least loaded"))]
+    assert site.get("/admin/requests/req-1").json["decision"] == "least loaded"
+    assert site.get("/admin/requests/req-2").json["error"]["code"] == "request_not_found"
+
+
+def test_stats_count_and_average(site):
+    empty = site.get("/admin/stats").json
+    assert empty["avg_latency_ms"] is None
+    site.request_log.records = [asdict(some_record(str(n), status="completed", latency_ms=10.06)) for n in range(2)]
+    stats = site.get("/admin/stats?start_time=2023-11-14").json
+    assert stats == {
+        "total_requests": 2,
+        "pending_requests": 0,
+        "processing_count": 0,
+        "completed_count": 2,
+        "failed_count": 0,
+        "avg_latency_ms": 10.1,
+    }
