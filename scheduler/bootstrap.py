@@ -189,14 +189,14 @@ def build(app: Flask, loaded: Loaded) -> Built:
         dispatcher=dispatcher,
         live_calls=live_calls,
         services=(client_watch, pool, sweep),
-        bring_nodes=lambda: _bring_nodes(roster, file_nodes),
+        take_over=lambda: _take_over(writer, folder, roster, file_nodes),
         writers=(recorder, events),
         sweeps=(forwarder.sweep,),
         granter=GranterLock(folder),
         boot=boot,
         shutdown_timeout_s=server.shutdown_timeout,
-        begin=lambda: _take_up(writer, boot, folder),
-        end=lambda: _give_up(monitor, forwarder, writer, reader),
+        begin=lambda: _begin(writer, boot),
+        end=lambda: _end(monitor, forwarder, writer, reader),
     )
     admin_keys = tuple(key.key.encode() for key in settings.auth.admin_api_keys)
     services = Services(
@@ -216,23 +216,21 @@ def build(app: Flask, loaded: Loaded) -> Built:
     return Built(data_plane, runtime, services, key_ring)
 
 
-def _take_up(writer: DatabaseThreads, boot: Boot, folder: Path) -> None:
-    """Write this boot down, and finish the requests that dead ones left."""
+def _begin(writer: DatabaseThreads, boot: Boot) -> None:
+    """Write this boot down, before its first record."""
     writer.run(lambda connection: register_boot(connection, boot, __version__))
+
+
+def _take_over(writer: DatabaseThreads, folder: Path, roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
+    """Finish the requests that dead boots left, then register the nodes; probing, and so granting, begins with that."""
     left = writer.run(lambda connection: mark_interrupted(connection, folder, wall_clock()))
     if left:
         log.warning("%d requests of a server that ended early are marked interrupted", left)
-
-
-def _bring_nodes(roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
-    """Register the kept nodes and those of the file; probing begins with that."""
     for warning in roster.load(file_nodes):
         log.warning("%s", warning)
 
 
-def _give_up(
-    monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads
-) -> None:
+def _end(monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads) -> None:
     monitor.stop()
     forwarder.close()
     reader.close()

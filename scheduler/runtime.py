@@ -29,7 +29,7 @@ class Service(Protocol):
 
     def start(self) -> None: ...
 
-    def stop(self) -> object: ...
+    def stop(self) -> bool | None: ...
 
 
 class Runtime:
@@ -45,7 +45,7 @@ class Runtime:
         dispatcher: Dispatcher,
         live_calls: LiveCalls,
         services: Iterable[Service],
-        bring_nodes: Callable[[], None],
+        take_over: Callable[[], None],
         writers: Iterable[Service],
         sweeps: Iterable[Callable[[], None]],
         granter: GranterLock,
@@ -57,7 +57,7 @@ class Runtime:
         self._dispatcher = dispatcher
         self._live_calls = live_calls
         self._services = list(services)
-        self._bring_nodes = bring_nodes  # register the kept nodes and begin to probe them
+        self._take_over = take_over  # called when this process alone may grant
         self._writers = list(writers)
         self._sweeps = list(sweeps)
         self._granter = granter
@@ -102,11 +102,11 @@ class Runtime:
         gevent.killall(self._greenlets)
         for service in reversed(self._services):
             service.stop()
-        for writer in self._writers:
-            writer.stop()
+        is_durable = all([writer.stop() for writer in self._writers])
         self._end()
         self._granter.release()
-        self._boot.close()
+        if is_durable:  # else the next start looks for requests that this one has left unfinished
+            self._boot.close()
 
     def _wait_until_idle(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -116,7 +116,7 @@ class Runtime:
     def _become_granter(self) -> None:
         while not self._granter.try_acquire():
             gevent.sleep(GRANTER_POLL_S)
-        self._bring_nodes()
+        self._take_over()
 
     def _sweep(self) -> None:
         while True:
