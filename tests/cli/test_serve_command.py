@@ -1,0 +1,71 @@
+"""`serve`, `db upgrade`, and that every command explains itself."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from scheduler.cli import COMMANDS, main, serve
+
+
+class Became(Exception):
+    """Raised in place of becoming another program."""
+
+
+@pytest.fixture
+def became(monkeypatch) -> list[str]:
+    seen: list[str] = []
+
+    def execv(program, arguments):
+        seen.extend(arguments)
+        raise Became
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setenv("LLM_SCHEDULER_CONFIG", "")
+    return seen
+
+
+def test_serve_becomes_gunicorn_with_the_settings_it_was_given(became, tmp_path):
+    (tmp_path / "my.yaml").write_text("server: {port: 9}\n")
+    result = CliRunner().invoke(main, ["serve", "--config", "my.yaml"])
+    assert isinstance(result.exception, Became)
+    assert became[:3] == [sys.executable, "-m", "gunicorn"]
+    assert os.environ["LLM_SCHEDULER_CONFIG"] == str(tmp_path / "my.yaml")
+
+
+def test_serve_stops_at_mistakes_in_the_settings_with_all_of_them(became, tmp_path):
+    (tmp_path / "bad.yaml").write_text("server: {prot: 1}\nlogging: {level: loud}\n")
+    result = CliRunner().invoke(main, ["serve", "--config", "bad.yaml"])
+    assert (result.exit_code, became) == (1, [])
+    assert "prot" in result.stderr
+    assert "loud" in result.stderr
+
+
+def test_db_upgrade_makes_the_tables(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from scheduler.cli import main; main()", "db", "upgrade"],
+        env={**os.environ, "LLM_SCHEDULER_DATABASE_PATH": str(tmp_path / "s.db"), "LLM_SCHEDULER_CONFIG": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "revision" in done.stdout
+    assert (tmp_path / "s.db").exists()
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_every_command_explains_itself(command):
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_what_gunicorn_is_to_load_is_inside_the_package():
+    assert serve.name == "serve"
+    module = sys.modules["scheduler.cli.serve"]
+    assert module.GUNICORN_CONFIG.startswith("python:scheduler.")
+    assert module.APPLICATION.startswith("scheduler.")
