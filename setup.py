@@ -40,6 +40,18 @@ EXTRAS_REQUIRE = {
     ],
 }
 
+# The same commands for `flask ...`. As entry points, so that they do not build the app, which takes the data folder.
+COMMANDS = {
+    "config": "scheduler.cli.config:config",
+    "db": "scheduler.cli.db:db",
+    "healthcheck": "scheduler.cli.healthcheck:healthcheck",
+    "nodes": "scheduler.cli.nodes:nodes",
+    "requests": "scheduler.cli.requests:requests",
+    "serve": "scheduler.cli.serve:serve",
+    "simulate-node": "scheduler.cli.simulate_node:simulate_node",
+    "status": "scheduler.cli.status:status",
+}
+
 
 def read_version() -> str:
     """The version, read as text: importing the package would need its dependencies."""
@@ -73,6 +85,9 @@ if __name__ == "__main__":
         },
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
-        entry_points={"console_scripts": ["llm-scheduler = scheduler.cli:main"]},
+        entry_points={
+            "console_scripts": ["llm-scheduler = scheduler.cli:main"],
+            "flask.commands": [f"{name} = {place}" for name, place in COMMANDS.items()],
+        },
         zip_safe=False,
     )

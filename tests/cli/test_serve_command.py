@@ -1,8 +1,11 @@
 """`serve`, `db upgrade`, and that every command explains itself."""
 
 import os
+import runpy
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -69,3 +72,11 @@ def test_what_gunicorn_is_to_load_is_inside_the_package():
     module = sys.modules["scheduler.cli.serve"]
     assert module.GUNICORN_CONFIG.startswith("python:scheduler.")
     assert module.APPLICATION.startswith("scheduler.")
+
+
+def test_flask_finds_the_same_commands_without_building_the_app():
+    path = Path(__file__).resolve().parents[2] / "setup.py"
+    known = runpy.run_path(str(path))["COMMANDS"]
+    found = {EntryPoint(name, place, "flask.commands").load() for name, place in known.items()}
+    assert found == set(COMMANDS)
+    assert set(known) == {command.name for command in COMMANDS}
