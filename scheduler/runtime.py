@@ -102,10 +102,10 @@ class Runtime:
         gevent.killall(self._greenlets)
         for service in reversed(self._services):
             service.stop()
-        is_durable = all([writer.stop() for writer in self._writers])
+        stopped = [writer.stop() for writer in self._writers]
         self._end()
         self._granter.release()
-        if is_durable:  # else the next start looks for requests that this one has left unfinished
+        if all(stopped):  # else the next start looks for requests that this one has left unfinished
             self._boot.close()
 
     def _wait_until_idle(self, timeout_s: float) -> None:
