@@ -16,8 +16,7 @@ def why_it_waits(ticket: Ticket, nodes: Sequence[Node], now: float) -> str:
     busy = [node.withheld_until - now for node in serving if node.withheld_until is not None]
     if len(busy) == len(serving):
         return f"{_all(serving)} said busy, next try in {max(0.0, min(busy)):.0f} s"
-    full = len(serving) - len(busy)
-    text = f"{_all(serving[:full])} at limit"
+    text = f"{_all([node for node in serving if node.withheld_until is None])} at limit"
     return f"{text}, {len(busy)} busy" if busy else text
 
 
