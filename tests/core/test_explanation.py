@@ -50,7 +50,8 @@ def test_every_node_that_cannot_serve_says_why() -> None:
     down.health_reason = "connection refused"
     nodes = [a_node("a", state=AdminState.DRAINING), a_node("b", Health.UNKNOWN), down, a_node("d")]
     assert why_it_waits(a_ticket("d"), nodes, 0.0) == (
-        "no node can serve: a is draining, b is not probed yet, c is down (connection refused), d has failed this request"
+        "no node can serve: a is draining, b is not probed yet, c is down (connection refused), "
+        "d has failed this request"
     )
 
 
