@@ -7,6 +7,7 @@ import httptools
 #: Bounds of a response's head: what goes past them is no usable answer.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
+_TOO_LARGE = f"its headers are larger than {MAX_HEAD_BYTES} bytes"
 
 
 class BadResponse(Exception):
@@ -22,6 +23,7 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_header_bytes",
         "_is_interim",
         "_parser",
         "_pieces",
@@ -41,6 +43,7 @@ class ResponseReader:
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: list[bytes] = []
         self._is_interim = False
+        self._header_bytes = 0
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.head_bytes = 0
@@ -70,7 +73,7 @@ class ResponseReader:
                 return
             raise BadResponse(_why(error)) from None
         if not self.is_head_complete and self.head_bytes > MAX_HEAD_BYTES:
-            raise BadResponse(f"its headers are larger than {MAX_HEAD_BYTES} bytes")
+            raise BadResponse(_TOO_LARGE)
 
     def take(self) -> bytes:
         """What has arrived of the body since the last call, in one piece."""
@@ -92,7 +95,11 @@ class ResponseReader:
             return  # a trailer, or a header beyond the end
         if len(self.headers) >= MAX_HEADERS:
             raise BadResponse(f"it has more than {MAX_HEADERS} headers")
-        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        # Counted here too: a head that came in the same piece as its end would pass the check in `feed`.
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > MAX_HEAD_BYTES:
+            raise BadResponse(_TOO_LARGE)
+        self.headers.append((name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")))
 
     def on_headers_complete(self) -> None:
         if self.is_finished:
