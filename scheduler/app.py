@@ -14,6 +14,7 @@ from scheduler.bootstrap import build
 from scheduler.runtime import Runtime
 from scheduler.settings import Loaded, config_path, load_settings
 from scheduler.web.blueprints import register_blueprints
+from scheduler.web.client_address import client_address
 from scheduler.web.data_plane import DataPlane, is_inference
 
 PANEL = Path(__file__).resolve().parent.parent / "admin_ui" / "dist"
@@ -26,8 +27,11 @@ class SchedulerApp(Flask):
 
     data_plane: DataPlane
     runtime: Runtime
+    trusted_proxies: int
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.trusted_proxies:
+            environ["REMOTE_ADDR"] = client_address(environ, self.trusted_proxies)
         if is_inference(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             return self.data_plane(environ, start_response)
         answer: Iterable[bytes] = super().wsgi_app(environ, start_response)
@@ -42,6 +46,7 @@ def create_app(loaded: Loaded | None = None) -> SchedulerApp:
     built = build(app, loaded)
     app.data_plane = built.data_plane
     app.runtime = built.runtime
+    app.trusted_proxies = loaded.settings.server.trusted_proxies
     app.extensions["scheduler"] = built.services
     key_ring = built.key_ring
     register_blueprints(app, lambda headers: key_ring.find(headers.get("Authorization"), headers.get("x-api-key")))

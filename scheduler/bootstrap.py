@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gevent
 from flask import Flask
 from gunicorn.http.errors import ParseException
 
@@ -41,7 +42,6 @@ from scheduler.request_ids import request_ids
 from scheduler.runtime import Runtime
 from scheduler.settings import Loaded, Settings, as_dict
 from scheduler.web.body_reader import BodyReader
-from scheduler.web.client_address import client_address
 from scheduler.web.context import Services
 from scheduler.web.data_plane import DataPlane, error_event
 from scheduler.web.error_handlers import describe
@@ -175,10 +175,10 @@ def build(app: Flask, loaded: Loaded) -> Built:
             held.take,
             held.give_back,
             lambda error: isinstance(error, ParseException),
+            lambda: gevent.sleep(0),
         ),
         request_ids(boot.id, wall_clock),
         lambda environ: SocketClient(client_watch, environ["gunicorn.socket"]),
-        lambda environ: client_address(environ, server.trusted_proxies),
         scheduling.queue_timeout,
         scheduling.queue_timeout_max,
     )

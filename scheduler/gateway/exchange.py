@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.lease import Lease
 from scheduler.core.outcome import Outcome
+from scheduler.core.priority import Priority
 from scheduler.core.ticket import Ticket
 from scheduler.errors import (
     AdmissionError,
@@ -18,6 +19,7 @@ from scheduler.errors import (
     ReplyBroken,
     SchedulerError,
     ShuttingDown,
+    UnknownNode,
 )
 from scheduler.gateway.call import InferenceCall
 from scheduler.gateway.clocks import Clocks, ClockSweep
@@ -119,6 +121,12 @@ class Exchange:
     def elapsed_ms(self) -> float:
         return self._since_created_ms()
 
+    def change_priority(self, priority: Priority) -> None:
+        """Move it to another priority while it waits. Raises UnknownRequest where it does not."""
+        self._around.dispatcher.change_priority(self.ticket.id, priority)
+        self.record.priority = priority.label
+        self._around.recorder.save(self.record)
+
     def cancel(self) -> None:
         """End it on behalf of an administrator. Idempotent, never blocks."""
         self.end_early(Cancelled())
@@ -158,10 +166,11 @@ class Exchange:
     def deliver(self, lease: Lease) -> Upstream:
         """Send the call to the leased node; status and headers of its answer. Raises NodeError, or who ended it."""
         call, around = self.call, self._around
-        delivery = around.forwarder.prepare(
-            around.target(lease.node.id), call.path, call.query, call.headers, call.body
-        )
-        self._delivery = delivery
+        try:
+            target = around.target(lease.node.id)
+        except UnknownNode as error:
+            raise NodeUnreachable("The node was removed.") from error
+        delivery = self._delivery = around.forwarder.prepare(target, call.path, call.query, call.headers, call.body)
         self.usage = UsageTap()
         self._is_whole = False
         self.record.first_byte_at = self.record.ttfb_ms = None  # what an earlier attempt brought was no answer
@@ -370,6 +379,8 @@ class Exchange:
         record, now = self.record, self._around.clock()
         record.outcome, record.status = outcome.value, outcome.status
         record.error_code, record.error_message = code, message
+        if not record.attempts and outcome is not Outcome.REJECTED:
+            record.queue_ms = (now - self._asked_at) * 1000  # it waited, for nothing
         record.finished_at = self._wall(now)
         record.latency_ms = (now - self._created) * 1000
         record.prompt_tokens, record.completion_tokens = self.usage.counts()

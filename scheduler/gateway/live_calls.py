@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from scheduler.core.priority import Priority
 from scheduler.errors import SchedulerError, UnknownRequest
 from scheduler.gateway.record import RequestRecord
 
@@ -31,6 +32,9 @@ class LiveCall(Protocol):
     """One request that waits or runs, as others may see it."""
 
     record: RequestRecord
+
+    def change_priority(self, priority: Priority) -> None:
+        """Move it to another priority while it waits. Raises UnknownRequest where it does not."""
 
     def end_early(self, error: SchedulerError) -> None:
         """End it with an error, in whatever phase. Idempotent, never blocks."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from scheduler.errors import ReplyBroken, SchedulerError
+from scheduler.errors import ClientGone, ReplyBroken, SchedulerError
 from scheduler.gateway.exchange import Exchange
 
 #: Turns an error into the event that tells it to the reader of an event stream.
@@ -41,7 +41,16 @@ class ReplyStream:
     client. A reply that breaks never looks whole: an event stream ends with an error event, anything else is cut.
     """
 
-    __slots__ = ("_can_tell_error", "_error_event", "_exchange", "_first", "_is_event_stream", "_is_framed", "_tail")
+    __slots__ = (
+        "_can_tell_error",
+        "_error_event",
+        "_exchange",
+        "_first",
+        "_is_event_stream",
+        "_is_framed",
+        "_is_over",
+        "_tail",
+    )
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class ReplyStream:
         self._can_tell_error = can_tell_error  # an event stream in plain text whose length was not announced
         self._error_event = error_event
         self._tail = b""  # the end of what went out
+        self._is_over = False
 
     def __iter__(self) -> ReplyStream:
         return self
@@ -67,6 +77,8 @@ class ReplyStream:
     def __next__(self) -> bytes:
         exchange = self._exchange
         exchange.sent()
+        if self._is_over:
+            raise StopIteration
         try:
             if self._first is None:
                 piece = exchange.next_piece()
@@ -87,20 +99,30 @@ class ReplyStream:
 
     def close(self) -> None:
         """Called by the WSGI server at the end, or when the client has left. Idempotent."""
+        if self._has_told_end:
+            self._exchange.succeed()
         self._exchange.close()
 
+    @property
+    def _has_told_end(self) -> bool:
+        """True where an event stream has told its end: many clients leave then, without waiting for the last chunk."""
+        return self._is_event_stream and _DONE in self._tail
+
     def _end(self) -> None:
-        if not self._is_framed and self._is_event_stream and _DONE not in self._tail:
+        if not self._is_framed and self._is_event_stream and not self._has_told_end:
             raise ReplyBroken("The node closed the connection before the end of its stream.")
         self._exchange.succeed()
 
     def _broken(self, error: SchedulerError) -> bytes:
         exchange = self._exchange
+        self._is_over = True
+        has_left = isinstance(exchange.ended_by or error, ClientGone)
+        if has_left and self._has_told_end:
+            exchange.succeed()
         exchange.fail(error)
-        if not self._can_tell_error:
+        if has_left or not self._can_tell_error:
             exchange.reset_client()
             raise ReplyCut from error
-        self._first = b""  # the next step ends the stream
         return _frame_end(self._tail) + self._error_event(exchange.ended_by or error)
 
 

@@ -34,8 +34,7 @@ def change_priority(request_id: str) -> Response:
     priority = _priority(json_object())
     call = services().live_calls.get(request_id)
     was = call.record.priority
-    services().dispatcher.change_priority(request_id, priority)
-    call.record.priority = priority.label
+    call.change_priority(priority)
     _note("request.priority_changed", request_id, {"priority": was}, {"priority": priority.label})
     return jsonify({"id": request_id, "priority": priority.label})
 

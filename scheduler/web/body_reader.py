@@ -6,8 +6,6 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-
 from scheduler.errors import BadCall, BodyTimeout, BodyTooLarge, ClientGone, SchedulerError
 
 _PIECE_BYTES = 256 * 1024
@@ -17,7 +15,7 @@ class BodyReader:
     """Reads bodies whole: at most `max_body` bytes, no pause over `read_timeout_s`, exactly as long as announced.
 
     `hold` is asked for each piece that is kept and `let_go` told of what is dropped again; `is_parse_error` knows the
-    server's own errors for malformed bodies.
+    server's own errors for malformed bodies, and `yield_turn` lets others run.
     """
 
     def __init__(
@@ -27,12 +25,14 @@ class BodyReader:
         hold: Callable[[int], None],
         let_go: Callable[[int], None],
         is_parse_error: Callable[[BaseException], bool],
+        yield_turn: Callable[[], None],
     ) -> None:
         self._max_body = max_body
         self._read_timeout_s = read_timeout_s
         self._hold = hold
         self._let_go = let_go
         self._is_parse_error = is_parse_error
+        self._yield_turn = yield_turn
 
     def read(self, environ: dict[str, Any]) -> bytes:
         """The body. Raises BadCall, BodyTooLarge, BodyTimeout, QueueFull or ClientGone; then none of it is held."""
@@ -66,7 +66,7 @@ class BodyReader:
                 size += len(piece)
                 pieces.append(piece)
                 if len(piece) == _PIECE_BYTES:
-                    gevent.sleep(0)  # a fast upload must not stall the streams
+                    self._yield_turn()  # a fast upload must not stall the streams
             if size > self._max_body:
                 raise BodyTooLarge(self._max_body)
             if announced is not None and size < announced:

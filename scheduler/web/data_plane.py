@@ -42,7 +42,7 @@ class DataPlane:
     """Answers inference requests. It is the outermost layer that knows of a request, and so it owns the exchange until
     that has moved into the stream it returns, whose `close` the server calls.
 
-    `client_of` gives the caller's connection, `address_of` its address, both from the WSGI environment.
+    `client_of` gives the caller's connection from the WSGI environment.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class DataPlane:
         body_reader: BodyReader,
         next_id: Callable[[], str],
         client_of: Callable[[dict[str, Any]], ClientConnection],
-        address_of: Callable[[dict[str, Any]], str],
         queue_timeout_s: float,
         queue_timeout_max_s: float,
     ) -> None:
@@ -61,7 +60,6 @@ class DataPlane:
         self._body_reader = body_reader
         self._next_id = next_id
         self._client_of = client_of
-        self._address_of = address_of
         self._queue_timeout_s = queue_timeout_s
         self._queue_timeout_max_s = queue_timeout_max_s
 
@@ -110,7 +108,7 @@ class DataPlane:
                 self._queue_timeout(environ.get("HTTP_X_QUEUE_TIMEOUT")),
                 client_request_id,
                 caller.name,
-                self._address_of(environ),
+                environ.get("REMOTE_ADDR") or "local",
             )
         except BaseException:
             self._body_reader.drop(body)
@@ -153,7 +151,9 @@ class DataPlane:
         if not isinstance(error, SchedulerError):
             level, cause = logging.ERROR, error
         facts = {"id": request_id, "http_status": answer.status, "error_code": answer.code}
-        log.log(level, "request refused", exc_info=cause, extra={**facts, "client": self._address_of(environ)})
+        log.log(
+            level, "request refused", exc_info=cause, extra={**facts, "client": environ.get("REMOTE_ADDR") or "local"}
+        )
         return _answer(answer, ours, start_response)
 
 
