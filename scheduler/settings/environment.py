@@ -12,6 +12,8 @@ from scheduler.settings.schema import SECRET_KEYS, SECTIONS
 
 PREFIX = "LLM_SCHEDULER_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
+#: The command line's own: where the server is, and with which key to ask it.
+COMMAND_VARIABLES = frozenset({PREFIX + "URL", PREFIX + "ADMIN_KEY", PREFIX + "NODE_API_KEY"})
 MAX_SECRET_BYTES = 64 * 1024
 
 _LISTS = ("auth.api_keys", "auth.admin_api_keys")
@@ -55,7 +57,9 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
     known = _known_variables()
     for name in sorted(environ):
         text = environ[name]
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _FROM_KUBERNETES.fullmatch(name):
+        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or name in COMMAND_VARIABLES:
+            continue
+        if _FROM_KUBERNETES.fullmatch(name):
             continue
         if name not in known:
             _judge_unknown(name, known, found)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.fleet import Fleet
 from tests.support.server import RunningServer
 from tests.support.sim_node import SimNode
 
 StartServer = Callable[..., RunningServer]
 StartNode = Callable[..., SimNode]
+StartFleet = Callable[..., Fleet]
 
 
 @pytest.fixture
@@ -52,3 +54,10 @@ def node(server: RunningServer, start_node: StartNode) -> SimNode:
     node = start_node(slots=4)
     server.register("gpu-01", node.address, max_concurrent=4)
     return node
+
+
+@pytest.fixture(scope="module")
+def start_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartFleet]:
+    """Starts a server with given settings that all tests of a module share; each test leaves it by `Fleet.settle`."""
+    with ExitStack() as stack:
+        yield lambda settings=None: stack.enter_context(Fleet(tmp_path_factory.mktemp("fleet"), settings))

@@ -8,6 +8,9 @@ import gevent
 from gevent.event import Event as Signal
 from gevent.queue import Queue
 
+from scheduler.core.dispatcher import Dispatcher
+from scheduler.core.priority import Priority
+from scheduler.errors import SchedulerError
 from scheduler.gateway.ports import Event, NodeTarget, ProbeResult, RequestFilter, RequestPage, StoredNode
 from scheduler.gateway.record import RequestRecord
 
@@ -113,13 +116,28 @@ class ScriptedProber:
 class FakeLiveCall:
     """A request that waits or runs, as the admin side sees it."""
 
-    def __init__(self, record: RequestRecord, is_running: bool = False, on_cancel: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        record: RequestRecord,
+        is_running: bool = False,
+        on_cancel: Callable[[], None] | None = None,
+        dispatcher: Dispatcher | None = None,
+    ):
         self.record = record
+        self._dispatcher = dispatcher
         self.is_running = is_running
         self.phase = "streaming" if is_running else "queued"
         self.elapsed_ms = 12.34
         self.is_cancelled = False
         self._on_cancel = on_cancel
+
+    def change_priority(self, priority: Priority) -> None:
+        assert self._dispatcher is not None, "this fake was given no queue"
+        self._dispatcher.change_priority(self.record.id, priority)
+        self.record.priority = priority.label
+
+    def end_early(self, error: SchedulerError) -> None:
+        self.cancel()
 
     def cancel(self) -> None:
         self.is_cancelled = True

@@ -12,7 +12,9 @@ def wait(site: Site, request_id: str, priority: Priority = Priority.NORMAL) -> T
     ticket = Ticket(request_id, "qwen", priority, site.now + 60)
     site.dispatcher.submit(ticket)
     record = some_record(request_id, priority=priority.label, client_request_id=f"mine-{request_id}", key_name="team")
-    site.live_calls.add(FakeLiveCall(record, not ticket.is_waiting, lambda: site.dispatcher.abandon(ticket)))
+    site.live_calls.add(
+        FakeLiveCall(record, not ticket.is_waiting, lambda: site.dispatcher.abandon(ticket), site.dispatcher)
+    )
     return ticket
 
 
