@@ -189,13 +189,13 @@ def build(app: Flask, loaded: Loaded) -> Built:
         dispatcher=dispatcher,
         live_calls=live_calls,
         services=(client_watch, pool, sweep),
-        take_over=lambda: _take_over(writer, folder, roster, file_nodes),
+        take_over=lambda: _take_over(writer, folder, monitor),
         writers=(recorder, events),
         sweeps=(forwarder.sweep,),
         granter=GranterLock(folder),
         boot=boot,
         shutdown_timeout_s=server.shutdown_timeout,
-        begin=lambda: _begin(writer, boot),
+        begin=lambda: _begin(writer, boot, roster, file_nodes),
         end=lambda: _end(monitor, forwarder, writer, reader),
     )
     admin_keys = tuple(key.key.encode() for key in settings.auth.admin_api_keys)
@@ -216,18 +216,19 @@ def build(app: Flask, loaded: Loaded) -> Built:
     return Built(data_plane, runtime, services, key_ring)
 
 
-def _begin(writer: DatabaseThreads, boot: Boot) -> None:
-    """Write this boot down, before its first record."""
+def _begin(writer: DatabaseThreads, boot: Boot, roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
+    """Write this boot down before its first record, and register the nodes: no request finds its model unknown."""
     writer.run(lambda connection: register_boot(connection, boot, __version__))
+    for warning in roster.load(file_nodes):
+        log.warning("%s", warning)
 
 
-def _take_over(writer: DatabaseThreads, folder: Path, roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
-    """Finish the requests that dead boots left, then register the nodes; probing, and so granting, begins with that."""
+def _take_over(writer: DatabaseThreads, folder: Path, monitor: HealthMonitor) -> None:
+    """Finish the requests that dead boots left, and begin to probe: granting begins with the first node that is up."""
     left = writer.run(lambda connection: mark_interrupted(connection, folder, wall_clock()))
     if left:
         log.warning("%d requests of a server that ended early are marked interrupted", left)
-    for warning in roster.load(file_nodes):
-        log.warning("%s", warning)
+    monitor.start()
 
 
 def _end(monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads) -> None:

@@ -57,14 +57,23 @@ class HealthMonitor:
         self._on_error = on_error
         self._jitter = jitter
         self._watches: dict[str, _Watch] = {}
-        self._is_stopped = False
+        self._is_running = False
 
     def __repr__(self) -> str:
         return f"<HealthMonitor {len(self._watches)} nodes>"
 
+    def start(self) -> None:
+        """Begin to probe all nodes: until then they are neither up nor down, and whoever wants them waits."""
+        self._is_running = True
+        for node in self._roster.list():
+            self.watch(node.id)
+
     def watch(self, node_id: str) -> None:
-        """Probe this node from now on, at once. Called when it has registered, moved or got another key."""
-        if self._is_stopped:
+        """Probe this node from now on, at once. Called when it has registered, moved or got another key.
+
+        Before `start`, and after `stop`, nothing happens.
+        """
+        if not self._is_running:
             return
         try:
             target = self._roster.target(node_id)
@@ -111,7 +120,7 @@ class HealthMonitor:
 
     def stop(self) -> None:
         """End all probing."""
-        self._is_stopped = True
+        self._is_running = False
         for node_id in list(self._watches):
             self.forget(node_id)
 

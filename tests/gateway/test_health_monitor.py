@@ -59,6 +59,7 @@ class Ward:
             on_error=self.errors.append,
             jitter=lambda: 1.0,
         )
+        self.monitor.start()
 
     def clock(self) -> float:
         return time.monotonic() + self.skipped_s
