@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,11 @@ class _Head(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Head)
 
+# Half a pair is good JSON, which clients write that cut texts within an emoji; msgspec refuses it.
+_HALF_A_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
 
 def read_model(content_type: str, body: bytes) -> tuple[str, bool]:
     """The model a body names, and whether it asks for a stream. Raises BadCall."""
@@ -51,7 +57,7 @@ def read_model(content_type: str, body: bytes) -> tuple[str, bool]:
         stream: Any = fields.get("stream", "").lower() == "true"
     else:
         try:
-            head = _decoder.decode(body)
+            head = _read_head(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise BadCall(f"The body is no JSON object: {_short(error)}.", "invalid_json") from None
         model, stream = head.model, head.stream
@@ -63,6 +69,19 @@ def read_model(content_type: str, body: bytes) -> tuple[str, bool]:
         message = f"'model' must have at most {MAX_MODEL_CHARS} printable characters."
         raise BadCall(message, "missing_required_parameter", "model")
     return model, stream is True
+
+
+def _read_head(body: bytes) -> _Head:
+    """What is read of a JSON body. Raises MsgspecError, RecursionError or UnicodeDecodeError."""
+    if not body.isascii():
+        body.decode()  # msgspec looks at the encoding of those texts only that it builds
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        without = _HALF_A_PAIR.sub(rb"\\ufffd", body)
+        if without == body:
+            raise
+        return _decoder.decode(without)
 
 
 def _short(error: BaseException) -> str:
