@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gevent import ssl
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 
@@ -239,7 +239,12 @@ def _response(request: NodeRequest, reader: ResponseReader, body: UpstreamBody) 
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file or None)
+    # gevent's own, which waits cooperatively whatever is patched; certificate and host name are checked by default.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    else:
+        context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket as socket_names
-import ssl
 from collections.abc import Sequence
 from typing import Any
 
-from gevent import get_hub, socket
+from gevent import get_hub, socket, ssl
 
 #: The most that is taken from a node's socket at once.
 READ_BYTES = 64 * 1024
@@ -51,7 +50,9 @@ class NodeConnection:
         if self._sock is None or self.is_aborted:
             raise error or ConnectionAbortedError("aborted while connecting")
         if tls is not None:
-            self._sock = tls.wrap_socket(self._sock, server_hostname=host)
+            # Known before the handshake, which may take for ever: an abort has to find the socket that waits.
+            self._sock = tls.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
+            self._sock.do_handshake()
         else:
             self._readable = get_hub().loop.io(self._sock.fileno(), _READ)
 
@@ -88,7 +89,9 @@ class NodeConnection:
         self.is_aborted = True
         if self._sock is not None:
             with contextlib.suppress(OSError):  # not connected yet, or gone already
-                self._sock.shutdown(socket_names.SHUT_RDWR)  # gevent's wakes its own waiters too
+                # The plain socket's, which wakes gevent's waiters too: that of a TLS socket throws its TLS state away
+                # under whoever is using it.
+                socket.socket.shutdown(self._sock, socket_names.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it. Only its owner may, when nobody waits on it. Idempotent."""
