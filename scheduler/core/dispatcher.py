@@ -399,8 +399,11 @@ class Dispatcher:
             self._end(ticket, UnknownModel(model, sorted(self._serving)))
 
     def _has_way(self, ticket: Ticket, nodes: Sequence[Node]) -> bool:
-        """True where a ticket still has a node to go to, now or when a slot falls free there."""
-        return any(node.is_serving and node.spec.id not in ticket.excluded for node in nodes)
+        """True where a ticket still has a node to go to, now or later; one that is lost is no reason to wait for a
+        ticket that has already been turned away elsewhere.
+        """
+        excluded = ticket.excluded
+        return any(node.spec.id not in excluded and not (excluded and node.is_lost) for node in nodes)
 
     def _end_stranded(self, models: Iterable[str]) -> None:
         """End the tickets that were taken back from a node and have no other node left."""

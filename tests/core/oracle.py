@@ -281,7 +281,8 @@ class Oracle:
         return [node for node in self.nodes if model in node.spec.models]
 
     def has_way(self, ticket: OracleTicket) -> bool:
-        return any(node.is_serving and node.spec.id not in ticket.excluded for node in self.nodes_of(ticket.model))
+        allowed = [node for node in self.nodes_of(ticket.model) if node.spec.id not in ticket.excluded]
+        return any(not node.is_lost for node in allowed) if ticket.excluded else bool(allowed)
 
     def holder(self, ticket_id: str) -> OracleNode:
         (node,) = [node for node in (*self.nodes, *self.removed) if ticket_id in node.held]
