@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Fleet:
     def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.server = RunningServer(folder, settings)
         self.nodes: dict[str, SimNode] = {}
+        self._registrations: dict[str, Callable[[], None]] = {}
         self._stack = ExitStack()
         self._callers = ThreadPoolExecutor(64, "caller")
 
@@ -53,23 +55,21 @@ class Fleet:
         """Start a node with so many slots and register it; `sim` are further options of the node itself."""
         options = {"models": list(models), "slots": slots, **(sim or {})}
         node = self.nodes[node_id] = self._stack.enter_context(SimNode(**options))
-        self.server.register(node_id, node.address, models, slots, **fields)
+        self._registrations[node_id] = partial(self.server.register, node_id, node.address, models, slots, **fields)
+        self._registrations[node_id]()
         return node
 
     def settle(self) -> None:
         """No faults, gates open, nothing held, counters at 0, every node up."""
         for node in self.nodes.values():
-            node.clear_faults()
-            node.open_gate()
-        self.server.wait_until_idle()
-        for node_id, node in self.nodes.items():
-            node.wait(running=0)
             node.reset()
-            if self.server.get(f"/nodes/{node_id}")["health"] != "up":
-                # Registering again probes at once.
-                self.server.admin("PATCH", f"/nodes/{node_id}", {"state": "disabled"})
-                self.server.admin("PATCH", f"/nodes/{node_id}", {"state": "active"})
-                self.server.wait_for_node(node_id, health="up")
+        self.server.wait_until_idle()
+        health = {node["id"]: node["health"] for node in self.server.get("/nodes")["nodes"]}
+        for node_id, node in self.nodes.items():
+            if node.wait(running=0)["peak"]:
+                node.reset()  # it was still at work
+            if health[node_id] != "up":
+                self._registrations[node_id]()  # probes at once
 
     def later(self, call: Callable[[], requests.Response]) -> Future[requests.Response]:
         """Make a call in a thread of its own."""
