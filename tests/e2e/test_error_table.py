@@ -316,7 +316,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
         variant: {"kind": "bad_headers", "variant": variant}
         for variant in (
             *("control_char", "bare_cr", "cl_and_te", "many", "huge", "duplicate_length"),
-            *("negative_length", "te_unknown", "no_colon"),
+            *("negative_length", "te_unknown", "no_colon", "obs_fold"),
         )
     },
 }

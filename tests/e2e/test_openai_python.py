@@ -33,7 +33,7 @@ def module_fleet(start_fleet: StartFleet) -> Fleet:
     options = {"tokens": 4}
     fleet.add("gpu-01", ["chat", "embed"], sim=options)
     fleet.add("gpu-02", ["chat", "whisper"], sim=options)
-    fleet.add("gpu-03", ["single"], slots=1, sim=options)
+    fleet.add("gpu-03", ["single", "org/model v1:中文"], slots=1, sim=options)
     return fleet
 
 
@@ -65,13 +65,20 @@ def client(server: RunningServer) -> Iterator[OpenAI]:
 
 
 def test_the_models_of_all_nodes_are_listed_once(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["chat", "embed", "single", "whisper"]
+    assert [model.id for model in client.models.list()] == ["chat", "embed", "org/model v1:中文", "single", "whisper"]
 
 
 def test_a_model_can_be_retrieved(client: OpenAI) -> None:
     model = client.models.retrieve("embed")
 
     assert (model.id, model.object) == ("embed", "model")
+
+
+def test_a_model_with_a_slash_and_more_in_its_name_can_be_retrieved_and_asked(client: OpenAI) -> None:
+    name = "org/model v1:中文"
+
+    assert client.models.retrieve(name).id == name
+    assert client.chat.completions.create(model=name, messages=QUESTION).choices[0].message.content == TEXT
 
 
 def test_a_model_that_nobody_has_is_not_retrieved(client: OpenAI) -> None:
@@ -197,7 +204,7 @@ def test_an_unknown_model_raises_not_found_and_names_what_there_is(client: OpenA
     error = caught.value
     assert (error.status_code, error.code, error.param) == (404, "model_not_found", "model")
     assert error.type == "invalid_request_error"
-    assert "chat, embed, single, whisper" in error.message
+    assert "chat, embed, org/model v1:中文, single, whisper" in error.message
     assert error.request_id == error.response.headers["x-scheduler-request-id"]
 
 
