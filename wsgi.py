@@ -1,5 +1,5 @@
 """The WSGI application: `gunicorn wsgi:application`, and what the `flask` command finds."""
 
-from scheduler.app import create_app
+from scheduler.wsgi import application
 
-application = app = create_app()
+app = application

@@ -15,7 +15,7 @@ from gunicorn.http.errors import ParseException
 
 from scheduler import __version__
 from scheduler.adapters.address_book import AddressBook
-from scheduler.adapters.boots import Boot, GranterLock, begin_boot, mark_interrupted, register_boot
+from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
 from scheduler.adapters.database import check_pragmas, is_sqlite, open_database
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -103,7 +103,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     pool = DispatcherPool(dispatcher, clock, scheduling.worker_count, _report("the dispatcher pool"))
 
     # The nodes: their list, their health, the way to them.
-    book = AddressBook()
+    book = AddressBook(scheduling.health_check_interval)
     ca_file = scheduling.node_ca_file or None
     forwarder = HttpForwarder(book, clock, ca_file)
     roster = NodeRoster(
@@ -188,14 +188,15 @@ def build(app: Flask, loaded: Loaded) -> Built:
     runtime = Runtime(
         dispatcher=dispatcher,
         live_calls=live_calls,
-        services=(client_watch, pool, sweep),
-        take_over=lambda: _take_over(writer, folder, monitor),
+        services=(client_watch, pool, sweep, book),
         writers=(recorder, events),
         sweeps=(forwarder.sweep,),
-        granter=GranterLock(folder),
         boot=boot,
+        links_folder=folder / "handover",
         shutdown_timeout_s=server.shutdown_timeout,
-        begin=lambda: _begin(writer, boot, roster, file_nodes),
+        begin=lambda: _begin(writer, boot, roster, file_nodes, services.warnings()),
+        take_over=lambda: _take_over(writer, folder, monitor),
+        predecessor_gone=lambda: _finish_dead(writer, folder),
         end=lambda: _end(monitor, forwarder, writer, reader),
     )
     admin_keys = tuple(key.key.encode() for key in settings.auth.admin_api_keys)
@@ -216,19 +217,29 @@ def build(app: Flask, loaded: Loaded) -> Built:
     return Built(data_plane, runtime, services, key_ring)
 
 
-def _begin(writer: DatabaseThreads, boot: Boot, roster: NodeRoster, file_nodes: list[dict[str, Any]]) -> None:
+def _begin(
+    writer: DatabaseThreads,
+    boot: Boot,
+    roster: NodeRoster,
+    file_nodes: list[dict[str, Any]],
+    warnings: list[str],
+) -> None:
     """Write this boot down before its first record, and register the nodes: no request finds its model unknown."""
     writer.run(lambda connection: register_boot(connection, boot, __version__))
-    for warning in roster.load(file_nodes):
+    for warning in [*warnings, *roster.load(file_nodes)]:
         log.warning("%s", warning)
 
 
 def _take_over(writer: DatabaseThreads, folder: Path, monitor: HealthMonitor) -> None:
     """Finish the requests that dead boots left, and begin to probe: granting begins with the first node that is up."""
+    _finish_dead(writer, folder)
+    monitor.start()
+
+
+def _finish_dead(writer: DatabaseThreads, folder: Path) -> None:
     left = writer.run(lambda connection: mark_interrupted(connection, folder, wall_clock()))
     if left:
-        log.warning("%d requests of a server that ended early are marked interrupted", left)
-    monitor.start()
+        log.warning("%d requests of a process that ended early are marked interrupted", left)
 
 
 def _end(monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads) -> None:

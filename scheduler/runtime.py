@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import gevent
 
-from scheduler.adapters.boots import Boot, GranterLock
+from scheduler.adapters.boots import Boot
+from scheduler.adapters.handover import Predecessor, Successor
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.errors import ShuttingDown
 from scheduler.gateway.live_calls import LiveCalls
 
 log = logging.getLogger(__name__)
 
-#: How often a worker looks whether the one before it still grants.
-GRANTER_POLL_S = 0.1
 #: What ending a request may take after it has been told to end.
 END_S = 3.0
-FLUSH_S = 5.0
 SWEEP_S = 1.0
+IDLE_POLL_S = 0.02
 
 
 class Service(Protocol):
@@ -33,10 +33,12 @@ class Service(Protocol):
 
 
 class Runtime:
-    """Starts and stops what runs beside the requests, in order, and drains the worker before it ends.
+    """Starts and stops what runs beside the requests, in order.
 
-    Only one process may grant on a data folder. After a reload the new worker takes requests at once and lets them
-    wait; it learns of healthy nodes, and so begins to grant, when the old one has given back its last lease.
+    A worker ends in one of two ways. `drain`: the server stops, so what waits is refused and what runs gets
+    `shutdown_timeout`. Or a reload: its successor connects, and this worker accepts no more, serves what it has to its
+    end with the slots it has, and tells the successor how many those are. The successor grants only the others, so
+    that the limits hold and nobody is refused.
     """
 
     def __init__(
@@ -45,34 +47,49 @@ class Runtime:
         dispatcher: Dispatcher,
         live_calls: LiveCalls,
         services: Iterable[Service],
-        take_over: Callable[[], None],
         writers: Iterable[Service],
         sweeps: Iterable[Callable[[], None]],
-        granter: GranterLock,
         boot: Boot,
+        links_folder: Path,
         shutdown_timeout_s: float,
         begin: Callable[[], None],
+        take_over: Callable[[], None],
+        predecessor_gone: Callable[[], None],
         end: Callable[[], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._live_calls = live_calls
         self._services = list(services)
-        self._take_over = take_over  # called when this process alone may grant
         self._writers = list(writers)
         self._sweeps = list(sweeps)
-        self._granter = granter
         self._boot = boot
         self._shutdown_timeout_s = shutdown_timeout_s
         self._begin = begin  # what must be done before the first request
+        self._take_over = take_over  # what may be done once it is known what the predecessors still need
+        self._predecessor_gone = predecessor_gone
         self._end = end  # what can be closed after the last record
+        self._predecessor = Predecessor(links_folder, boot.id, self._shares, self._has_successor, self._stop_passed_on)
+        self._successor = Successor(links_folder, dispatcher.set_elsewhere, predecessor_gone)
         self._greenlets: list[gevent.Greenlet] = []
         self._started_at = time.monotonic()
         self._is_started = False
+        self.unplaced: Callable[[], int] = lambda: 0  # requests that are being read or answered and hold no slot
+        self.on_change: Callable[[], None] = lambda: None  # tells the worker that it is to end
         self.is_draining = False
 
     @property
     def uptime_s(self) -> float:
         return time.monotonic() - self._started_at
+
+    @property
+    def placed_count(self) -> int:
+        """Requests that hold a slot, or have held one and are being answered."""
+        return sum(call.is_running for call in self._live_calls)
+
+    @property
+    def is_handing_over(self) -> bool:
+        """True once a successor has taken over."""
+        return self._predecessor.has_successor
 
     def is_ready(self) -> bool:
         """True while it may be sent traffic."""
@@ -83,7 +100,7 @@ class Runtime:
         self._begin()
         for service in (*self._writers, *self._services):
             service.start()
-        self._greenlets = [gevent.spawn(self._become_granter), gevent.spawn(self._sweep)]
+        self._greenlets = [gevent.spawn(self._succeed), gevent.spawn(self._sweep)]
         self._is_started = True
 
     def drain(self, timeout_s: float | None = None) -> None:
@@ -91,6 +108,7 @@ class Runtime:
         if self.is_draining:
             return
         self.is_draining = True
+        self._successor.tell_to_stop()
         self._dispatcher.close()
         self._wait_until_idle(self._shutdown_timeout_s if timeout_s is None else timeout_s)
         for call in self._live_calls:
@@ -104,19 +122,38 @@ class Runtime:
             service.stop()
         stopped = [writer.stop() for writer in self._writers]
         self._end()
-        self._granter.release()
+        self._predecessor.stop()
+        self._successor.stop()
         if all(stopped):  # else the next start looks for requests that this one has left unfinished
             self._boot.close()
+
+    def _succeed(self) -> None:
+        """Become the successor of the workers before this one, and be ready for one of its own."""
+        try:
+            self._successor.connect()
+            self._predecessor.start()
+            self._take_over()
+        except Exception:
+            # Without this the worker would accept and never grant; the master starts another one.
+            log.exception("this worker could not take over")
+            self.is_draining = True
+            self._dispatcher.close()
+            self.on_change()
+
+    def _has_successor(self) -> None:
+        self._dispatcher.pledge()
+        self.on_change()
+
+    def _stop_passed_on(self) -> None:
+        gevent.spawn(self.drain)
+
+    def _shares(self) -> Mapping[str, int]:
+        return self._dispatcher.shares(keep_one=self.unplaced() > 0 or self._dispatcher.waiting_count > 0)
 
     def _wait_until_idle(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while len(self._live_calls) and time.monotonic() < deadline:
-            gevent.sleep(0.02)
-
-    def _become_granter(self) -> None:
-        while not self._granter.try_acquire():
-            gevent.sleep(GRANTER_POLL_S)
-        self._take_over()
+            gevent.sleep(IDLE_POLL_S)
 
     def _sweep(self) -> None:
         while True:

@@ -1,18 +1,26 @@
-"""SchedulerWorker: gunicorn's gevent worker, with a drain of its own and errors in our shape."""
+"""SchedulerWorker: gunicorn's gevent worker, with ends of its own and errors in our shape."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from scheduler.adapters.client_connection import tune
 
-#: How often a draining worker closes the connections that have become idle.
+#: gunicorn's master wants to hear of a worker at least this often.
+NOTIFY_S = 1.0
+#: How often an ending worker closes the connections that have become idle.
 CLOSE_IDLE_S = 0.05
+#: What connections get after the last request has ended.
+LAST_WORDS_S = 2.0
 
 _STATUS = {
     http_errors.LimitRequestLine: (414, "URI Too Long"),
@@ -23,32 +31,48 @@ _STATUS = {
 
 
 class SchedulerWorker(GeventWorker):  # type: ignore[misc]
-    """Starts the runtime with the worker, and ends it before the worker ends.
+    """Starts the runtime with the worker, and ends with it.
 
-    On SIGTERM gunicorn waits for handlers and then kills them without a `finally`. The drain comes first: what waits is
-    refused at once, what runs may end, and idle connections, which would hold the worker, are closed.
+    On SIGTERM gunicorn waits for handlers and then kills them without a `finally`. Here the drain comes first: what
+    waits is refused at once, what runs may end, and idle connections, which would hold the worker, are closed. After a
+    reload gunicorn sends SIGTERM too; a worker that has a successor then goes on until its last request has ended.
     """
+
+    alive: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: set[Any] = set()  # connections between two requests
+        self._busy = 0  # requests that are being read, waited for or answered
         self._runtime: Any = None
+        self._drain: gevent.Greenlet | None = None
+        self._changed: Event = Event()
 
     def run(self) -> None:
         runtime = self._runtime = self.wsgi.runtime
+        runtime.unplaced = lambda: self._busy - runtime.placed_count
+        runtime.on_change = self._changed.set
+        servers = [self._server(listener) for listener in self.sockets]
         runtime.start()
-        try:
-            super().run()
-        finally:
-            runtime.stop()
+        for server in servers:
+            server.start()
+        while self.alive and not runtime.is_handing_over and not runtime.is_draining:
+            self._wait(NOTIFY_S)
+        self.alive = False  # answers from now on close their connections
+        for server in servers:
+            server.close()
+        self._end(runtime, servers)
+        runtime.stop()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        super().handle_exit(sig, frame)
-        self._begin_drain(None)
+        """SIGTERM: of a stop, or of a reload where a successor is there."""
+        if self._runtime is None:
+            super().handle_exit(sig, frame)
+        elif not self._runtime.is_handing_over:
+            self._begin_drain(None)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGQUIT and SIGINT: as SIGTERM, without waiting for what runs."""
-        self.alive = False
+        """SIGQUIT and SIGINT: as SIGTERM of a stop, without waiting for what runs."""
         self._begin_drain(0.0)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -61,7 +85,11 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         self._idle.discard(sock)
-        super().handle_request(listener_name, req, sock, addr)
+        self._busy += 1
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._busy -= 1
         self._idle.add(sock)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
@@ -83,18 +111,39 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         except OSError as error_in_send:
             self.log.debug("Could not send an error: %s", error_in_send)
 
+    def _server(self, listener: Any) -> StreamServer:
+        listener.setblocking(1)
+        return StreamServer(listener, handle=partial(self.handle, listener), spawn=Pool(self.worker_connections))
+
     def _begin_drain(self, timeout_s: float | None) -> None:
         # A signal handler may run in the hub, which must not wait.
-        gevent.spawn(self._close_idle)
-        if self._runtime is not None:
-            gevent.spawn(self._runtime.drain, timeout_s)
+        self.alive = False
+        self._changed.set()
+        if self._runtime is not None and self._drain is None:
+            self._drain = gevent.spawn(self._runtime.drain, timeout_s)
+
+    def _end(self, runtime: Any, servers: list[StreamServer]) -> None:
+        """Serve what is there to its end: of its own accord after a reload, of the drain's in a stop."""
+        last_words_s = LAST_WORDS_S
+        while any(len(server.pool) for server in servers):
+            self._close_idle()
+            if (self._drain is not None or runtime.is_draining) and not self._busy:
+                last_words_s -= CLOSE_IDLE_S
+                if last_words_s <= 0:
+                    break
+            self._wait(CLOSE_IDLE_S)
+        for server in servers:
+            server.pool.kill(timeout=1)
+
+    def _wait(self, seconds: float) -> None:
+        self.notify()
+        self._changed.clear()
+        self._changed.wait(seconds)
 
     def _close_idle(self) -> None:
-        while True:
-            for sock in list(self._idle):
-                self._idle.discard(sock)
-                try:
-                    sock._sock.shutdown(0)  # its reader sees the end, and closes
-                except OSError as error:
-                    self.log.debug("An idle connection is gone already: %s", error)
-            gevent.sleep(CLOSE_IDLE_S)
+        for sock in list(self._idle):
+            self._idle.discard(sock)
+            try:
+                sock._sock.shutdown(0)  # its reader sees the end, after what has arrived already, and closes
+            except OSError as error:
+                self.log.debug("An idle connection is gone already: %s", error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import gevent
 from gevent import socket
 
 from scheduler.errors import NodeUnreachable
+
+log = logging.getLogger(__name__)
 
 #: A getaddrinfo row: family, type, protocol, canonical name, socket address.
 AddressRow = tuple[Any, ...]
@@ -37,11 +41,23 @@ class Origin:
 
 
 class AddressBook:
-    """Origins and socket addresses by node address. `refresh` asks DNS; the hot path reads what it found."""
+    """Origins and socket addresses by node address. `refresh` asks DNS; the hot path reads what it found.
 
-    def __init__(self) -> None:
+    Started, it looks every name in use up again each `interval_s`, so that a node may move behind its name.
+    """
+
+    def __init__(self, interval_s: float = 30.0) -> None:
+        self._interval_s = interval_s
+        self._greenlet: gevent.Greenlet | None = None
         self._origins: dict[str, Origin] = {}
         self._rows: dict[tuple[str, int], list[AddressRow]] = {}
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._keep_fresh)
+
+    def stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
 
     def origin(self, address: str) -> Origin:
         """A node address taken apart."""
@@ -66,11 +82,29 @@ class AddressBook:
         self._rows[origin.host, origin.port] = rows
         return rows
 
+    def _keep_fresh(self) -> None:
+        while True:
+            gevent.sleep(self._interval_s)
+            for origin in [origin for origin in self._origins.values() if not _is_literal(origin.host)]:
+                try:
+                    self.refresh(origin)
+                except NodeUnreachable as error:
+                    log.warning("what was known of it stays in use: %s", error)
+
     def forget(self, address: str) -> None:
         """Forget a node address that is no longer used."""
         origin = self._origins.pop(address, None)
         if origin is not None:
             self._rows.pop((origin.host, origin.port), None)
+
+
+def _is_literal(host: str) -> bool:
+    """True for an address in digits, which leads nowhere else."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_refused(text: str) -> bool:

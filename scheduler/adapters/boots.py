@@ -107,8 +107,8 @@ def mark_interrupted(connection: Connection, data_dir: str | Path, now: float) -
 class GranterLock:
     """Held by the one process that may grant leases on a data folder; the file says which."""
 
-    def __init__(self, data_dir: str | Path, name: str = "granter.lock") -> None:
-        self._file = Path(data_dir) / name
+    def __init__(self, data_dir: str | Path) -> None:
+        self._file = Path(data_dir) / "granter.lock"
         self._descriptor: int | None = None
 
     @property

@@ -28,6 +28,8 @@ _key_option = click.option(
     envvar="LLM_SCHEDULER_NODE_API_KEY",
     help="The key the node wants from us. Better in LLM_SCHEDULER_NODE_API_KEY: other users can see arguments.",
 )
+# Without the variable: one that happens to be set must not change a node.
+_new_key_option = click.option("--api-key", help="The key the node wants from us from now on.")
 
 
 @click.group()
@@ -106,7 +108,7 @@ def add(client: AdminClient, node_id: str, as_json: bool, **fields: Any) -> None
 @click.option("--state", type=click.Choice(STATES), help="active, draining or disabled.")
 @_remark_option
 @_labels_option
-@_key_option
+@_new_key_option
 @click.option("--lift", multiple=True, type=click.Choice(FIELDS), help="Go back to what was registered; repeatable.")
 @json_option
 @remote

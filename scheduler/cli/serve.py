@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+import scheduler
 from scheduler.errors import ConfigError
 from scheduler.settings import config_path, load_settings
 from scheduler.settings.environment import CONFIG_VARIABLE
 
-#: gunicorn's settings and the WSGI application, both inside the package: an installed wheel has no checkout.
-GUNICORN_CONFIG = "python:scheduler.gunicorn_conf"
+#: gunicorn's settings and the WSGI application, both inside the package: an installed wheel has no checkout. The
+#: settings are a file, not a module: gunicorn then reads it again at each reload.
+GUNICORN_CONFIG = str(Path(scheduler.__file__).resolve().with_name("gunicorn_conf.py"))
 APPLICATION = "scheduler.wsgi:application"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nsmallest
 from itertools import count
@@ -70,6 +70,8 @@ class Dispatcher:
         self._grants = count(1)
         self._drain_rate = DrainRate()
         self._is_closed = False
+        self._elsewhere: dict[str, int] = {}  # by address
+        self._has_pledged = False
         self.timetable = Timetable()
 
     def __repr__(self) -> str:
@@ -178,6 +180,7 @@ class Dispatcher:
         node = self._nodes.get(spec.id)
         if node is None:
             node = self._nodes[spec.id] = Node(spec, state, now)
+            node.ceiling = 0 if self._has_pledged else None
             self._inherit(node)
             lost_models: Iterable[str] = ()
         else:
@@ -187,6 +190,7 @@ class Dispatcher:
                 node.slots.resize(spec.max_concurrent)
             node.spec = spec
             self._inherit(node)
+        node.elsewhere = self._elsewhere.get(spec.address, 0)
         for model in spec.models:
             self._serving.setdefault(model, []).append(node)
             if model in self._orphans:
@@ -227,6 +231,35 @@ class Dispatcher:
         node.health, node.health_reason = health, reason
         self._match([node])
         self._end_stranded(node.spec.models)
+
+    # -- reloads ------------------------------------------------------------------------------
+
+    def set_elsewhere(self, counts: Mapping[str, int]) -> None:
+        """Set how many slots of each address another process still uses; addresses not named: none."""
+        self._advance()
+        self._elsewhere = dict(counts)
+        for node in self._nodes.values():
+            node.elsewhere = self._elsewhere.get(node.spec.address, 0)
+        self._match(list(self._nodes.values()))
+
+    def pledge(self) -> None:
+        """A successor takes over: from now on no node holds more than it does now (or one), and ever less."""
+        self._has_pledged = True
+        for node in self._nodes.values():
+            node.ceiling = max(node.slots.held, 1)
+
+    def shares(self, keep_one: bool) -> dict[str, int]:
+        """How many slots of each address this process still needs; they only shrink, so that others may use the rest.
+
+        `keep_one`: somebody here may still want a slot, so each node that has one left keeps it.
+        """
+        shares: dict[str, int] = {}
+        for node in (*self._nodes.values(), *self._retired):
+            share = node.slots.held
+            if node.ceiling is not None:
+                share = node.ceiling = min(node.ceiling, max(share, 1 if keep_one else 0))
+            shares[node.spec.address] = shares.get(node.spec.address, 0) + share
+        return shares
 
     # -- time ---------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class Node:
     """A registered node with its slots. Only the dispatcher changes it."""
 
     __slots__ = (
+        "ceiling",
+        "elsewhere",
         "grant_order",
         "health",
         "health_reason",
@@ -66,6 +68,8 @@ class Node:
         self.since = since  # clock of the last change of state or health
         self.slots = Slots(spec.max_concurrent)
         self.leases: set[Lease] = set()
+        self.ceiling: int | None = None  # at most so many here, below the limit
+        self.elsewhere = 0  # slots that another process still uses
         self.grant_order = 0  # rotates ties: the node granted longest ago comes first
         self.withheld_until: float | None = None  # busy: its free slots are kept back until then
         self.recheck: Entry[Action] | None = None  # the timer that ends the withholding
@@ -86,7 +90,13 @@ class Node:
     @property
     def has_room(self) -> bool:
         """True while it can take one more request of some model."""
-        return self.is_serving and self.withheld_until is None and self.slots.has_free
+        return self.is_serving and self.withheld_until is None and self.slots.held < self.effective_limit
+
+    @property
+    def effective_limit(self) -> int:
+        """How many requests may run here now."""
+        limit = self.slots.limit - self.elsewhere
+        return limit if self.ceiling is None else min(limit, self.ceiling)
 
     def can_take(self, ticket: Ticket) -> bool:
         """True where `ticket`, which is for one of its models, could be granted a slot here now."""

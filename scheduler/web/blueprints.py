@@ -4,8 +4,9 @@ from flask import Blueprint, Flask, Response
 
 from scheduler.web import admin_nodes, admin_queue, admin_requests, admin_status, health
 from scheduler.web.auth import AdminGuard
+from scheduler.web.data_plane import ENGINE_PATHS
 from scheduler.web.error_handlers import install_error_handlers
-from scheduler.web.models import ClientCheck, models_blueprint
+from scheduler.web.models import ClientCheck, models_blueprint, refuse_other_methods
 
 
 def register_blueprints(app: Flask, check_client: ClientCheck) -> None:
@@ -13,6 +14,8 @@ def register_blueprints(app: Flask, check_client: ClientCheck) -> None:
     app.register_blueprint(_admin_blueprint())
     app.register_blueprint(health.blueprint)
     app.register_blueprint(models_blueprint(check_client))
+    for rule in ("/v1/<path:_>", *sorted(ENGINE_PATHS)):
+        app.add_url_rule(rule, rule, refuse_other_methods, methods=["GET", "PUT", "PATCH", "DELETE"])
     install_error_handlers(app)
     # Fields in the contract's order; names in the words of whoever gave them.
     app.json.sort_keys = app.json.ensure_ascii = False  # type: ignore[attr-defined]

@@ -179,8 +179,10 @@ def _with_dispatch(ours: Headers, exchange: Exchange) -> Headers:
     record = exchange.record
     if not record.attempts:
         return ours
+    # The priority may have been changed since the request was read.
+    priority = [(name, record.priority if name == "X-Scheduler-Priority" else value) for name, value in ours]
     return [
-        *ours,
+        *priority,
         ("X-Scheduler-Node", record.node_id or ""),
         ("X-Scheduler-Queue-Ms", f"{record.queue_ms or 0:.0f}"),
         ("X-Scheduler-Attempts", str(len(record.attempts))),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.datastructures import Headers
+from werkzeug.exceptions import MethodNotAllowed
 
 from scheduler.errors import UnknownModel
 from scheduler.web.context import services
@@ -21,6 +22,11 @@ def models_blueprint(check_client: ClientCheck) -> Blueprint:
     # Names have slashes in them: Qwen/Qwen2.5-7B-Instruct.
     blueprint.get("/<path:model>")(show)
     return blueprint
+
+
+def refuse_other_methods(**_: str) -> Response:
+    """Everything below /v1 takes POST, which never comes here. Raises MethodNotAllowed."""
+    raise MethodNotAllowed(["POST"])
 
 
 def list_all() -> Response:
