@@ -283,7 +283,7 @@ def test_a_retried_ticket_ends_when_no_other_node_is_left() -> None:
         bench.core.resubmit(ticket, exclude="a")
 
 
-@pytest.mark.parametrize("what", ["removed", "down", "draining", "another model"])
+@pytest.mark.parametrize("what", ["removed", "down", "disabled", "another model"])
 def test_a_retried_ticket_that_waits_ends_with_its_last_way(what: str) -> None:
     bench = Bench()
     bench.node("a")
@@ -296,11 +296,25 @@ def test_a_retried_ticket_that_waits_ends_with_its_last_way(what: str) -> None:
         bench.core.remove_node("b")
     elif what == "down":
         bench.core.set_health("b", Health.DOWN)
-    elif what == "draining":
-        bench.core.set_state("b", AdminState.DRAINING)
+    elif what == "disabled":
+        bench.core.set_state("b", AdminState.DISABLED)
     else:
         bench.node("b", models=("qwen",))
     assert error_of(ticket) is NoOtherNode
+
+
+def test_a_retried_ticket_waits_for_a_node_that_drains_or_is_not_yet_probed() -> None:
+    bench = Bench()
+    bench.node("a")
+    bench.node("b")
+    ticket, _ = bench.submit(), bench.held()
+    lease_of(ticket).release()
+    bench.core.resubmit(ticket, exclude="a")
+    bench.core.set_state("b", AdminState.DRAINING)
+    assert ticket.is_waiting
+    bench.core.set_state("b", AdminState.ACTIVE)
+    bench.core.set_health("b", Health.UNKNOWN)
+    assert ticket.is_waiting
 
 
 def test_a_changed_priority_keeps_the_order_of_arrival() -> None:
