@@ -10,4 +10,4 @@ Balance = Callable[[Sequence[Node]], Node]
 
 def least_loaded(nodes: Sequence[Node]) -> Node:
     """The node with the fewest requests in flight per weight; among equals the one granted longest ago."""
-    return min(nodes, key=lambda node: (node.slots.held / node.spec.weight, node.grant_order))
+    return min(nodes, key=lambda node: ((node.slots.held + node.elsewhere) / node.spec.weight, node.grant_order))

@@ -15,6 +15,7 @@ from scheduler.core.lazy_heap import Entry
 from scheduler.core.lease import Lease
 from scheduler.core.node import AdminState, Health, Node, NodeSpec
 from scheduler.core.priority import Priority
+from scheduler.core.slot_sharing import SlotSharing
 from scheduler.core.snapshot import NodeView, QueueView, TicketView
 from scheduler.core.ticket import Ticket, TicketState
 from scheduler.core.ticket_queue import TicketQueue
@@ -69,9 +70,8 @@ class Dispatcher:
         self._sequence = count()
         self._grants = count(1)
         self._drain_rate = DrainRate()
+        self._sharing = SlotSharing()
         self._is_closed = False
-        self._elsewhere: dict[str, int] = {}  # by address
-        self._has_pledged = False
         self.timetable = Timetable()
 
     def __repr__(self) -> str:
@@ -180,17 +180,18 @@ class Dispatcher:
         node = self._nodes.get(spec.id)
         if node is None:
             node = self._nodes[spec.id] = Node(spec, state, now)
-            node.ceiling = 0 if self._has_pledged else None
             self._inherit(node)
+            self._sharing.adopt(node)
             lost_models: Iterable[str] = ()
         else:
             lost_models = set(node.spec.models) - set(spec.models)
             self._forget_models(node)
             if spec.max_concurrent != node.slots.limit:
                 node.slots.resize(spec.max_concurrent)
-            node.spec = spec
+            has_moved, node.spec = spec.address != node.spec.address, spec
             self._inherit(node)
-        node.elsewhere = self._elsewhere.get(spec.address, 0)
+            if has_moved:
+                self._sharing.adopt(node)
         for model in spec.models:
             self._serving.setdefault(model, []).append(node)
             if model in self._orphans:
@@ -232,34 +233,29 @@ class Dispatcher:
         self._match([node])
         self._end_stranded(node.spec.models)
 
-    # -- reloads ------------------------------------------------------------------------------
+    # -- reload -------------------------------------------------------------------------------
 
     def set_elsewhere(self, counts: Mapping[str, int]) -> None:
-        """Set how many slots of each address another process still uses; addresses not named: none."""
+        """So many slots of each address are used by another process; of the addresses not named, none.
+
+        Holds for nodes that register later, too, until it is called again.
+        """
         self._advance()
-        self._elsewhere = dict(counts)
-        for node in self._nodes.values():
-            node.elsewhere = self._elsewhere.get(node.spec.address, 0)
+        self._sharing.set_elsewhere(counts, self._nodes.values())
         self._match(list(self._nodes.values()))
 
     def pledge(self) -> None:
-        """A successor takes over: from now on no node holds more than it does now (or one), and ever less."""
-        self._has_pledged = True
-        for node in self._nodes.values():
-            node.ceiling = max(node.slots.held, 1)
+        """From now on no node may hold more than now (one, where it holds none), and that cap only ever shrinks."""
+        self._advance()
+        self._sharing.pledge(self._nodes.values())
 
     def shares(self, keep_one: bool) -> dict[str, int]:
-        """How many slots of each address this process still needs; they only shrink, so that others may use the rest.
+        """By address, how many slots this process holds; with `keep_one`, one where it holds none and may use one.
 
-        `keep_one`: somebody here may still want a slot, so each node that has one left keeps it.
+        After a pledge, what has been told is the most that this process will ever use there.
         """
-        shares: dict[str, int] = {}
-        for node in (*self._nodes.values(), *self._retired):
-            share = node.slots.held
-            if node.ceiling is not None:
-                share = node.ceiling = min(node.ceiling, max(share, 1 if keep_one else 0))
-            shares[node.spec.address] = shares.get(node.spec.address, 0) + share
-        return shares
+        self._advance()
+        return self._sharing.shares(self._nodes.values(), self._retired, keep_one)
 
     # -- time ---------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class Node:
         "health",
         "health_reason",
         "leases",
+        "pledge",
         "recheck",
         "since",
         "slots",
@@ -68,8 +69,9 @@ class Node:
         self.since = since  # clock of the last change of state or health
         self.slots = Slots(spec.max_concurrent)
         self.leases: set[Lease] = set()
-        self.ceiling: int | None = None  # at most so many here, below the limit
-        self.elsewhere = 0  # slots that another process still uses
+        self.ceiling: int | None = None  # while it recovers: no more than that
+        self.elsewhere = 0  # slots that another process uses, during a reload
+        self.pledge: int | None = None  # what this process, which is to end, may use at most
         self.grant_order = 0  # rotates ties: the node granted longest ago comes first
         self.withheld_until: float | None = None  # busy: its free slots are kept back until then
         self.recheck: Entry[Action] | None = None  # the timer that ends the withholding
@@ -88,15 +90,19 @@ class Node:
         return self.state is AdminState.DISABLED or self.health is Health.DOWN
 
     @property
+    def effective_limit(self) -> int:
+        """How many slots may be held here now."""
+        limit = self.slots.limit - self.elsewhere
+        if self.ceiling is not None and self.ceiling < limit:
+            limit = self.ceiling
+        if self.pledge is not None and self.pledge < limit:
+            limit = self.pledge
+        return limit
+
+    @property
     def has_room(self) -> bool:
         """True while it can take one more request of some model."""
         return self.is_serving and self.withheld_until is None and self.slots.held < self.effective_limit
-
-    @property
-    def effective_limit(self) -> int:
-        """How many requests may run here now."""
-        limit = self.slots.limit - self.elsewhere
-        return limit if self.ceiling is None else min(limit, self.ceiling)
 
     def can_take(self, ticket: Ticket) -> bool:
         """True where `ticket`, which is for one of its models, could be granted a slot here now."""

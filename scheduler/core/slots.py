@@ -21,11 +21,6 @@ class Slots:
     def __repr__(self) -> str:
         return f"<Slots {self.held}/{self.limit}>"
 
-    @property
-    def has_free(self) -> bool:
-        """True while a place can be taken."""
-        return self.held < self.limit
-
     def take(self) -> bool:
         """Take a place without waiting; False where none is free."""
         if not self._semaphore.acquire(blocking=False):

@@ -1,5 +1,6 @@
 """Random histories in virtual time, and the check that dispatcher and oracle agree after every step."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,7 +60,9 @@ NODES = (
     *("submit", "retry") * 3,
     *("pass_time", "pass_time_to_due", "release") * 2,
 )
-KINDS = (TICKETS + NODES, TICKETS, NODES)
+RELOADS = (*TICKETS, *("set_elsewhere",) * 4, *("put_node", "set_state", "remove_node", "put_back"))
+LAST_DAYS = (*RELOADS, *("shares",) * 4, "pledge")
+KINDS = (TICKETS + NODES, TICKETS, NODES, RELOADS, LAST_DAYS)
 
 
 def histories(min_steps: int = 25) -> st.SearchStrategy[History]:
@@ -128,6 +131,7 @@ class Run:
         self.taken_back: list[Ticket] = []
         self.released: list[Lease] = []
         self.former_specs: list[NodeSpec] = []
+        self.last_told: dict[str, int] | None = None  # the shares, once there is a pledge
         self.settled: list[Ticket] = []
         self.transcript: list[str] = [f"queue {history.max_queue_size}, per model {history.max_queue_per_model}"]
 
@@ -228,6 +232,9 @@ class Run:
         assert dispatcher.models() == sorted(
             {model for n in oracle.nodes if n.state is not AdminState.DISABLED for model in n.spec.models}
         )
+        if self.last_told is not None:
+            running = Counter(t.lease.node.address for t in self.held if t.lease is not None)
+            assert all(count <= self.last_told.get(address, 0) for address, count in running.items()), "more than told"
         dues = [due for due, _, _, _ in oracle.dues()]
         if dues:
             assert dispatcher.timetable.next_due is not None
@@ -431,6 +438,33 @@ class Run:
             lambda: self.dispatcher.set_health(node_id, health, self.reason(health)),
             lambda: self.oracle.set_health(node_id, health),
         )
+
+    def set_elsewhere(self, a: int, b: int, c: int) -> None:
+        """The process before this one uses some slots, mostly fewer each time."""
+        counts = {f"http://host-{i}": number % 4 for i, number in enumerate((a, b, c)) if number % 3}
+        self.happens(
+            f"elsewhere {counts}",
+            lambda: self.dispatcher.set_elsewhere(counts),
+            lambda: self.oracle.set_elsewhere(counts),
+        )
+
+    def pledge(self, a: int, b: int, c: int) -> None:
+        """There is a successor: what it is told is binding from now on."""
+        self.happens("pledge", self.dispatcher.pledge, self.oracle.pledge)
+        self.shares(a, b, c)
+
+    def shares(self, a: int, b: int, c: int) -> None:
+        keep_one = a % 4 > 0
+        self.happens(
+            f"shares, keep one: {keep_one}",
+            lambda: self.dispatcher.shares(keep_one),
+            lambda: self.oracle.shares(keep_one),
+        )
+        if self.oracle.has_pledged:
+            told = self.dispatcher.shares(keep_one)
+            before = told if self.last_told is None else self.last_told
+            assert all(share <= before.get(address, 0) for address, share in told.items()), "a share has grown"
+            self.last_told = told
 
     # -- time ---------------------------------------------------------------------------------
 

@@ -41,6 +41,14 @@ class OracleNode:
     held: list[str] = field(default_factory=list)
     withheld_until: int | None = None
     planned_as: int = 0
+    elsewhere: int = 0
+    promised: int | None = None  # by this process, which is to end: so many it may hold at most
+
+    @property
+    def may_hold(self) -> int:
+        """Law 1: the effective limit."""
+        own = self.spec.max_concurrent - self.elsewhere
+        return own if self.promised is None else min(own, self.promised)
 
     @property
     def is_serving(self) -> bool:
@@ -54,7 +62,7 @@ class OracleNode:
         return (
             self.is_serving
             and self.withheld_until is None
-            and len(self.held) < self.spec.max_concurrent
+            and len(self.held) < self.may_hold
             and ticket.model in self.spec.models
             and self.spec.id not in ticket.excluded
         )
@@ -83,6 +91,9 @@ class Oracle:
         self.plans = 0
         self.now = 0
         self.is_closed = False
+        self.elsewhere: dict[str, int] = {}
+        self.has_pledged = False
+        self.sent_to: dict[str, str] = {}  # ticket: the address where it runs
         self.granted: list[tuple[str, str, int]] = []  # (ticket, node, how many nodes could have taken it)
         self.ended: dict[str, str] = {}  # ticket: name of the error
 
@@ -166,7 +177,13 @@ class Oracle:
         if node is None:
             node = OracleNode(spec, state, self.now)
             self.nodes.append(node)
+            is_known_here = False
+        else:
+            is_known_here = node.spec.address == spec.address
         node.spec = spec
+        node.elsewhere = self.elsewhere.get(spec.address, 0)
+        if self.has_pledged and not is_known_here:
+            node.promised = 0
         for former in list(self.removed):
             if former.spec.id == spec.id or former.spec.address == spec.address:
                 self.removed.remove(former)
@@ -198,6 +215,34 @@ class Oracle:
             node.health, node.since = health, self.now
         self.match()
         self.end_stranded()
+
+    def set_elsewhere(self, counts: dict[str, int]) -> None:
+        self.elsewhere = counts
+        for node in self.nodes:
+            node.elsewhere = counts.get(node.spec.address, 0)
+        self.match()
+
+    def pledge(self) -> None:
+        self.has_pledged = True
+        for node in self.nodes:
+            self.promise(node, max(1, self.held_at_home(node)))
+
+    def shares(self, keep_one: bool) -> dict[str, int]:
+        """What runs at each address, and one for each node that could still take one."""
+        shares: dict[str, int] = {}
+        for node in (*self.nodes, *self.removed):
+            for ticket_id in node.held:
+                shares[self.sent_to[ticket_id]] = shares.get(self.sent_to[ticket_id], 0) + 1
+        for node in self.nodes:
+            at_home = self.held_at_home(node)
+            is_kept = keep_one and at_home == 0 and node.promised != 0
+            shares[node.spec.address] = shares.get(node.spec.address, 0) + is_kept
+            if self.has_pledged:
+                self.promise(node, at_home + is_kept)
+        return shares
+
+    def promise(self, node: OracleNode, most: int) -> None:
+        node.promised = most if node.promised is None else min(most, node.promised)
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -250,10 +295,12 @@ class Oracle:
     def grant(self, ticket: OracleTicket) -> None:
         """Law 1, and the balancer: one of the nodes with the fewest leases per weight."""
         takers = [node for node in self.nodes if node.could_take(ticket)]
-        least = min(len(node.held) / node.spec.weight for node in takers)
-        allowed = {node.spec.id for node in takers if len(node.held) / node.spec.weight == least}
+        load = {node.spec.id: (len(node.held) + node.elsewhere) / node.spec.weight for node in takers}
+        allowed = {node_id for node_id in load if load[node_id] == min(load.values())}
         node_id = self.choose(ticket.id, allowed)
-        self.find_node(node_id).held.append(ticket.id)
+        node = self.find_node(node_id)
+        node.held.append(ticket.id)
+        self.sent_to[ticket.id] = node.spec.address
         self.granted.append((ticket.id, node_id, len(takers)))
 
     def end(self, ticket: OracleTicket, error: str) -> None:
@@ -283,6 +330,9 @@ class Oracle:
     def has_way(self, ticket: OracleTicket) -> bool:
         allowed = [node for node in self.nodes_of(ticket.model) if node.spec.id not in ticket.excluded]
         return any(not node.is_lost for node in allowed) if ticket.excluded else bool(allowed)
+
+    def held_at_home(self, node: OracleNode) -> int:
+        return sum(self.sent_to[ticket_id] == node.spec.address for ticket_id in node.held)
 
     def holder(self, ticket_id: str) -> OracleNode:
         (node,) = [node for node in (*self.nodes, *self.removed) if ticket_id in node.held]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from scheduler.core import lazy_heap
+from scheduler.core import lazy_heap, slot_sharing
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.lazy_heap import LazyHeap
 from scheduler.core.lease import Lease
 from scheduler.core.node import Health, Node, NodeSpec
 from scheduler.core.priority import Priority
+from scheduler.core.slot_sharing import SlotSharing
 from scheduler.core.slots import Slots
 from scheduler.core.ticket import QueueKey, Ticket
 from scheduler.core.ticket_queue import TicketQueue
@@ -77,7 +79,8 @@ def a_limit_is_off_by_one(patch: pytest.MonkeyPatch) -> MakeDispatcher:
 
 @fault
 def a_limit_of_one_too_few_is_used(patch: pytest.MonkeyPatch) -> MakeDispatcher:
-    patch.setattr(Slots, "has_free", property(lambda slots: slots.held < max(1, slots.limit - 1)))
+    limit = Node.effective_limit.fget  # type: ignore[attr-defined]
+    patch.setattr(Node, "effective_limit", property(lambda node: min(limit(node), max(1, node.slots.limit - 1))))
     return Dispatcher
 
 
@@ -224,6 +227,50 @@ def a_compaction_loses_a_ticket(patch: pytest.MonkeyPatch) -> MakeDispatcher:
     return Dispatcher
 
 
+# -- a reload ---------------------------------------------------------------------------------
+
+
+@fault
+def what_another_process_uses_is_forgotten_for_nodes_that_come_later(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(SlotSharing, "adopt", lambda sharing, node: None)
+    return Dispatcher
+
+
+@fault
+def slots_that_another_process_gives_back_are_not_matched(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def set_elsewhere(self, counts: Mapping[str, int]) -> None:
+            self._sharing.set_elsewhere(counts, self._nodes.values())
+
+    return Faulty
+
+
+@fault
+def a_pledge_is_forgotten(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(SlotSharing, "pledge", lambda sharing, nodes: None)
+    return Dispatcher
+
+
+@fault
+def a_share_that_was_given_away_is_used_again(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    def told_and_forgotten(sharing: SlotSharing, nodes: Collection[Node], *rest: Any) -> dict[str, int]:
+        before = [(node, node.pledge) for node in nodes]
+        shares = tell(sharing, nodes, *rest)
+        for node, pledge in before:
+            node.pledge = pledge
+        return shares
+
+    tell = SlotSharing.shares
+    patch.setattr(SlotSharing, "shares", told_and_forgotten)
+    return Dispatcher
+
+
+@fault
+def leases_from_before_a_move_are_told_at_the_new_address(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(slot_sharing, "_is_at_home", lambda lease, node: True)
+    return Dispatcher
+
+
 # -- the match --------------------------------------------------------------------------------
 
 
@@ -288,7 +335,7 @@ def a_ticket_that_may_not_go_to_a_node_blocks_the_others(patch: pytest.MonkeyPat
 
 @fault
 def a_withheld_node_gets_requests(patch: pytest.MonkeyPatch) -> MakeDispatcher:
-    patch.setattr(Node, "has_room", property(lambda node: node.is_serving and node.slots.has_free))
+    patch.setattr(Node, "has_room", property(lambda node: node.is_serving and node.slots.held < node.effective_limit))
     return Dispatcher
 
 

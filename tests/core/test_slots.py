@@ -11,7 +11,6 @@ def taken(limit: int, held: int) -> Slots:
 
 def test_places_are_taken_up_to_the_limit_and_never_beyond() -> None:
     slots = taken(2, 2)
-    assert not slots.has_free
     assert not slots.take()
     assert slots.held == 2
 
@@ -58,7 +57,7 @@ def test_debt_is_forgiven_by_a_higher_limit() -> None:
 def test_inherited_places_count_against_the_limit() -> None:
     slots = Slots(2)
     slots.resize(2, inherited=3)
-    assert (slots.held, slots.debt, slots.has_free) == (3, 1, False)
+    assert (slots.held, slots.debt) == (3, 1)
     slots.give_back()
     assert not slots.take()
     slots.give_back()
