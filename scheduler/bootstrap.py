@@ -22,6 +22,7 @@ from scheduler.adapters.database_threads import DatabaseThreads
 from scheduler.adapters.event_log import BatchEventLog
 from scheduler.adapters.forwarder import HttpForwarder
 from scheduler.adapters.migrate import upgrade
+from scheduler.adapters.node_examiner import HttpNodeExaminer
 from scheduler.adapters.node_store import SqlNodeStore
 from scheduler.adapters.prober import HttpProber
 from scheduler.adapters.recorder import BatchRecorder
@@ -35,6 +36,7 @@ from scheduler.gateway.gateway import Gateway, RetryRule
 from scheduler.gateway.health_monitor import HealthMonitor
 from scheduler.gateway.held_bytes import HeldBytes
 from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.node_watch import EjectionWatch
 from scheduler.gateway.roster import NodeRoster
 from scheduler.logs import log_node, log_request
@@ -131,6 +133,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         on_error=_report("the health monitor"),
     )
 
+    examiner = HttpNodeExaminer(scheduling.health_check_path, 2 * scheduling.health_check_timeout, clock, ca_file)
+
     # The way of a request.
     live_calls = LiveCalls()
     held = HeldBytes(server.max_held_bytes)
@@ -203,6 +207,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     services = Services(
         dispatcher=dispatcher,
         roster=roster,
+        node_trial=NodeTrial(roster, examiner, clock),
         live_calls=live_calls,
         request_log=SqlRequestLog(reader),
         event_log=events,

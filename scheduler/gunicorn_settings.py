@@ -63,6 +63,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
             sys.exit(1)
 
     def on_reload(arbiter: Any) -> None:
+        serving.count_reload()
         try:
             prepare(arbiter)
         except StartRefused as error:

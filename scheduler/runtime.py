@@ -103,6 +103,14 @@ class Runtime:
         self._greenlets = [gevent.spawn(self._succeed), gevent.spawn(self._sweep)]
         self._is_started = True
 
+    def pass_on_stop(self) -> None:
+        """Instead of a start: the server stops, which only a successor can tell the workers before it."""
+        self._successor.connect()
+        self._successor.tell_to_stop()
+        self._successor.stop()
+        self._end()
+        self._boot.close()
+
     def drain(self, timeout_s: float | None = None) -> None:
         """Refuse new work and end what waits; let what runs go on up to `shutdown_timeout`, then end that too."""
         if self.is_draining:

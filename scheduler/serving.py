@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import mmap
+import struct
 import sys
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,18 @@ last: dict[str, Any] | None = None
 loaded: Any = None
 #: The locks that keep other servers off our data folders, by folder (scheduler.adapters.boots.GranterLock).
 locks: dict[str, Any] = {}
+#: How often the server was reloaded, in memory that the workers share with their master.
+_reloads = mmap.mmap(-1, 8)
+
+
+def reload_count() -> int:
+    """How often the server was reloaded; a worker asks to tell the SIGTERM of a reload from that of a stop."""
+    return int(struct.unpack("q", _reloads[:8])[0])
+
+
+def count_reload() -> None:
+    """Called in the master, before the workers of before the reload are told to end."""
+    _reloads[:8] = struct.pack("q", reload_count() + 1)
 
 
 def forget_code() -> dict[str, ModuleType]:

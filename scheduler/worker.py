@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,15 @@ from gevent.server import StreamServer
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 
+from scheduler import serving
 from scheduler.adapters.client_connection import tune
 
 #: gunicorn's master wants to hear of a worker at least this often.
 NOTIFY_S = 1.0
 #: How often an ending worker closes the connections that have become idle.
 CLOSE_IDLE_S = 0.05
+#: How long a worker that a reload has told to end waits for the one that is to take over.
+SUCCESSOR_S = 20.0
 #: What connections get after the last request has ended.
 LAST_WORDS_S = 2.0
 
@@ -34,8 +38,9 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
     """Starts the runtime with the worker, and ends with it.
 
     On SIGTERM gunicorn waits for handlers and then kills them without a `finally`. Here the drain comes first: what
-    waits is refused at once, what runs may end, and idle connections, which would hold the worker, are closed. After a
-    reload gunicorn sends SIGTERM too; a worker that has a successor then goes on until its last request has ended.
+    waits is refused at once, what runs may end, and idle connections, which would hold the worker, are closed. At a
+    reload gunicorn sends SIGTERM too: the worker then goes on as before until its successor is ready, and after that
+    until its last request has ended.
     """
 
     alive: bool
@@ -46,10 +51,16 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         self._busy = 0  # requests that are being read, waited for or answered
         self._runtime: Any = None
         self._drain: gevent.Greenlet | None = None
+        self._reload_count = serving.reload_count()
+        self._give_up_at: float | None = None  # told to end by a reload: no successor until then
         self._changed: Event = Event()
 
     def run(self) -> None:
-        runtime = self._runtime = self.wsgi.runtime
+        runtime = self.wsgi.runtime
+        if not self.alive:  # told to stop while it was loaded
+            runtime.pass_on_stop()
+            return
+        self._runtime = runtime
         runtime.unplaced = lambda: self._busy - runtime.placed_count
         runtime.on_change = self._changed.set
         servers = [self._server(listener) for listener in self.sockets]
@@ -58,6 +69,9 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
             server.start()
         while self.alive and not runtime.is_handing_over and not runtime.is_draining:
             self._wait(NOTIFY_S)
+            if self._give_up_at is not None and time.monotonic() > self._give_up_at and not runtime.is_handing_over:
+                self.log.error("no worker has taken over within %d s; this one ends", SUCCESSOR_S)
+                self._begin_drain(None)
         self.alive = False  # answers from now on close their connections
         for server in servers:
             server.close()
@@ -68,7 +82,11 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         """SIGTERM: of a stop, or of a reload where a successor is there."""
         if self._runtime is None:
             super().handle_exit(sig, frame)
-        elif not self._runtime.is_handing_over:
+        elif self._runtime.is_handing_over:
+            return  # the successor passes a stop on
+        elif serving.reload_count() > self._reload_count:
+            self._give_up_at = self._give_up_at or time.monotonic() + SUCCESSOR_S
+        else:
             self._begin_drain(None)
 
     def handle_quit(self, sig: int, frame: Any) -> None:

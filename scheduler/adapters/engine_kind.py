@@ -28,6 +28,10 @@ class EngineKind:
     max_concurrent: int | None = None
     note: str | None = _UNKNOWN_NOTE
 
+    @property
+    def is_known(self) -> bool:
+        return self.name != UNKNOWN
+
 
 def recognise(owners: Iterable[str], ask: Ask) -> EngineKind:
     """The kind of engine. `owners` are the `owned_by` of its models; `ask` is called for as few pages as will do."""
@@ -45,7 +49,7 @@ def recognise(owners: Iterable[str], ask: Ask) -> EngineKind:
 def _llama_cpp(ask: Ask) -> EngineKind | None:
     page = _object(ask("/props"))
     slots = _count(page.get("total_slots"))
-    return slots and EngineKind(LLAMA_CPP, _version(page.get("build_info")), slots, None) or None
+    return EngineKind(LLAMA_CPP, _version(page.get("build_info")), slots, None) if slots else None
 
 
 def _sglang(ask: Ask) -> EngineKind | None:

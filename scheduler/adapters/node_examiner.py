@@ -77,10 +77,11 @@ class _Examination:
     steps: list[ExamStep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     models: dict[str, str] = field(default_factory=dict)  # id -> owned_by
-    engine: EngineKind = EngineKind(note=None)
+    engine: EngineKind | None = None
     has_health_page: bool = True
     rows: list[AddressRow] = field(default_factory=list)
     row: AddressRow | None = None  # the one that answered
+    tls: Any = None  # the context, once a handshake has succeeded
     sock: Any = None
     step: str = ""  # the step under way, and since when
     began: float = 0.0
@@ -113,7 +114,7 @@ class _Examination:
             self.sock = None
 
     def findings(self) -> NodeFindings:
-        engine, notes = self.engine, list(self.notes)
+        engine, notes = self.engine or EngineKind(note=None), list(self.notes)
         if engine.note:
             notes.append(engine.note)
         return NodeFindings(
@@ -151,10 +152,17 @@ class _Examination:
         self.sock.settimeout(self.timeout_s / (2 * len(self.rows)))
         self.sock.connect(row[4])
         self.sock.settimeout(None)
+        if self.tls is not None:
+            self._wrap(self.tls)
+
+    def _wrap(self, context: Any) -> None:
+        # The handshake apart: where it fails or is given up, there is a socket to close.
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.origin.host, do_handshake_on_connect=False)
+        self.sock.do_handshake()
 
     def _shake_hands(self) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             if self.ca_file:
                 context.load_verify_locations(self.ca_file)
             else:
@@ -169,10 +177,107 @@ class _Examination:
             raise StepFailed(message, is_last=True) from None
         except OSError as error:
             raise StepFailed(f"{_why(error)}; does this port speak TLS?", is_last=True) from None
-        self._wrap_again = lambda: self._wrap(context)
+        self.tls = context
         return f"{self.sock.version()}, the certificate is accepted"
 
-    def _wrap(self, context: Any) -> None:
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.origin.host)
-
     # -- what is there ------------------------------------------------------------------------
+
+    def _ask_health(self, path: str) -> str:
+        status, _ = self._get(path)
+        if 200 <= status < 300:
+            return f"{path} answers {status}"
+        if status == 404:
+            self.has_health_page = False
+            return f"there is no {path}; {MODELS_PATH} decides"
+        if status in _REFUSED:
+            raise StepFailed(f"{path} answers {status}: {self._key_fault()}")
+        raise StepFailed(f"{path} answers {_said(status)}")
+
+    def _ask_models(self) -> str:
+        status, page = self._get(MODELS_PATH)
+        if status in _REFUSED:
+            raise StepFailed(f"{MODELS_PATH} answers {status}: {self._key_fault()}")
+        if status in _NO_PAGE and self.has_health_page:
+            self.notes.append("The engine lists no models: name them yourself.")
+            return f"there is no {MODELS_PATH}"
+        if not 200 <= status < 300:
+            raise StepFailed(f"{MODELS_PATH} answers {_said(status)}")
+        listed = page.get("data") if isinstance(page, dict) else None
+        if not isinstance(listed, list):
+            raise StepFailed(f"{MODELS_PATH} answers {status}, but no list of models in OpenAI's shape")
+        for entry in listed:
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                self.models[entry["id"]] = str(entry.get("owned_by"))
+        return f"{len(self.models)} model{'' if len(self.models) == 1 else 's'}"
+
+    def _ask_engine(self) -> str:
+        refused: list[str] = []
+
+        def ask(path: str) -> Any:
+            status, page = self._get(path)
+            if status in _REFUSED:
+                refused.append(path)
+            return page if status == 200 else None
+
+        found = self.engine = recognise(self.models.values(), ask)
+        if refused:  # llama.cpp shows its models to anybody
+            self.notes.append(f"{refused[0]} was refused: {self._key_fault()}.")
+        if not found.is_known:
+            return "no engine that is known"
+        return f"{found.name} {found.version}" if found.version else found.name
+
+    def _key_fault(self) -> str:
+        return "the node does not accept this key" if self.target.api_key else "the node wants a key"
+
+    def _get(self, path: str) -> tuple[int, Any]:
+        """Status, and the body as JSON or None. Raises StepFailed where there is no HTTP answer."""
+        headers = {
+            "Host": self.origin.host_header,
+            "Accept": "application/json, */*",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
+        if self.target.api_key:
+            headers["Authorization"] = f"Bearer {self.target.api_key}"
+        connection = http.client.HTTPConnection(self.origin.host, self.origin.port)
+        connection.auto_open = 0  # it has its socket, and gets no other
+        try:
+            if self.sock is None:
+                assert self.row is not None, "connected before"
+                self._open(self.row)
+            connection.sock = self.sock
+            connection.request("GET", self.origin.prefix + path, headers=headers)
+            with connection.getresponse() as answer:
+                return answer.status, _json(answer.read(MAX_BODY + 1))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise StepFailed(f"{path}: {_why(error)}", is_last=True) from None
+        finally:
+            self.close()
+
+
+def _json(body: bytes) -> Any:
+    if len(body) > MAX_BODY:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(status: int) -> str:
+    if 300 <= status < 400:
+        return f"{status}, a redirect: give the address that it leads to"
+    return f"{status}: the engine may still be loading" if status == 503 else str(status)
+
+
+def _why(error: Exception) -> str:
+    """Why there was no answer, in a few words."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or 'handshake failed').replace('_', ' ').lower()}"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed without an answer; does this port speak http, or https?"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "no usable HTTP answer"

@@ -121,6 +121,35 @@ class Prober(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class ExamStep:
+    """One step of trying an address: `url`, `dns`, `tcp`, `tls`, `health`, `models` or `engine`."""
+
+    name: str
+    is_ok: bool
+    message: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFindings:
+    """What an examination has found. A step that fails may be the last; `engine` is `unknown` where none is known."""
+
+    steps: tuple[ExamStep, ...]
+    models: tuple[str, ...] = ()
+    engine: str = "unknown"  # vllm, sglang, llama.cpp
+    engine_version: str | None = None
+    max_concurrent: int | None = None  # how many requests the engine says it runs at once
+    notes: tuple[str, ...] = ()
+
+
+class NodeExaminer(Protocol):
+    """Tries a node that need not be registered, step by step."""
+
+    def examine(self, target: NodeTarget) -> NodeFindings:
+        """All steps from `dns` on, under one total deadline. Changes nothing, never raises for what a node does."""
+
+
 @dataclass(slots=True)
 class StoredNode:
     """A node as it is kept: what was registered, and what an operator has set since (`overrides`)."""

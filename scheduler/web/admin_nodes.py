@@ -1,10 +1,10 @@
-"""`/admin/nodes`: registers, shows, changes and removes nodes."""
+"""`/admin/nodes`: registers, tries, shows, changes and removes nodes."""
 
 from flask import Blueprint, Response, jsonify, request
 
 from scheduler.web.context import services
 from scheduler.web.json_body import json_object
-from scheduler.web.schemas import node_json
+from scheduler.web.schemas import node_json, trial_json
 
 blueprint = Blueprint("nodes", __name__, url_prefix="/nodes")
 
@@ -14,6 +14,12 @@ def register() -> tuple[Response, int]:
     """201 where the node is new, 200 where its registration was updated."""
     detail, is_new = services().roster.register(json_object(), actor())
     return jsonify(node_json(detail)), 201 if is_new else 200
+
+
+@blueprint.post("/test")
+def test() -> Response:
+    """200 however the trial goes: what it says is in the body."""
+    return jsonify(trial_json(services().node_trial.run(json_object())))
 
 
 @blueprint.get("")

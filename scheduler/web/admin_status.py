@@ -29,6 +29,7 @@ def status() -> Response:
     return jsonify(
         {
             "version": found.version,
+            "boot_id": found.boot_id,
             "uptime_s": round(found.uptime_s(), 1),
             "is_ready": found.is_ready(),
             "queue_size": queue.total,

@@ -10,6 +10,7 @@ from flask import current_app
 
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.ports import EventLog, RequestLog
 from scheduler.gateway.roster import NodeRoster
 
@@ -20,6 +21,7 @@ class Services:
 
     dispatcher: Dispatcher
     roster: NodeRoster
+    node_trial: NodeTrial
     live_calls: LiveCalls
     request_log: RequestLog
     event_log: EventLog

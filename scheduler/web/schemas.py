@@ -11,6 +11,7 @@ from scheduler.core.snapshot import NodeView, QueueView
 from scheduler.errors import UnknownRequest
 from scheduler.gateway.live_calls import LiveCalls, RunningView
 from scheduler.gateway.node_detail import NodeDetail
+from scheduler.gateway.node_trial import TrialResult
 from scheduler.gateway.ports import Event
 from scheduler.gateway.record import RequestRecord
 
@@ -59,6 +60,28 @@ def node_json(node: NodeDetail) -> Json:
     if node.address_note is not None:
         shown["address_note"] = node.address_note
     return shown
+
+
+def trial_json(trial: TrialResult) -> Json:
+    """How the trial of an address went, and what it proposes."""
+    found = trial.findings
+    return {
+        "ok": trial.failed_step is None,
+        "failed_step": trial.failed_step,
+        "address": trial.address,
+        "address_note": trial.address_note,
+        "steps": [
+            {"name": step.name, "ok": step.is_ok, "message": step.message, "duration_ms": _ms(step.duration_ms)}
+            for step in found.steps
+        ],
+        "engine": found.engine,
+        "engine_version": found.engine_version,
+        "models": list(found.models),
+        "max_concurrent": found.max_concurrent,
+        "notes": list(found.notes),
+        "registered_as": trial.registered_as,
+        "registered_models": trial.registered_models,
+    }
 
 
 def record_json(record: RequestRecord | Mapping[str, Any], with_decision: bool = False) -> Json:

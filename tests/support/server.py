@@ -103,8 +103,7 @@ class RunningServer:
 
     def launch(self) -> None:
         """Start without waiting."""
-        config = self.folder / "config.yaml"
-        config.write_text(yaml.safe_dump(self.settings))
+        config = self.write_config()
         environ = {k: v for k, v in os.environ.items() if not k.startswith("LLM_SCHEDULER_")}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -116,6 +115,12 @@ class RunningServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def write_config(self) -> Path:
+        """Write the settings; a server that runs reads them at its next reload."""
+        config = self.folder / "config.yaml"
+        config.write_text(yaml.safe_dump(self.settings))
+        return config
 
     def terminate(self) -> None:
         """Send SIGTERM, and do not wait."""
