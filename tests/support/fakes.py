@@ -11,7 +11,16 @@ from gevent.queue import Queue
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.priority import Priority
 from scheduler.errors import SchedulerError
-from scheduler.gateway.ports import Event, NodeTarget, ProbeResult, RequestFilter, RequestPage, StoredNode
+from scheduler.gateway.ports import (
+    Event,
+    ExamStep,
+    NodeFindings,
+    NodeTarget,
+    ProbeResult,
+    RequestFilter,
+    RequestPage,
+    StoredNode,
+)
 from scheduler.gateway.record import RequestRecord
 
 
@@ -111,6 +120,20 @@ class ScriptedProber:
 
     def let_go(self, node_id: str) -> None:
         self._gates.pop(node_id).set()
+
+
+class ScriptedExaminer:
+    """Finds what it was told to find; `targets` keeps what was examined."""
+
+    def __init__(self) -> None:
+        self.findings = NodeFindings(
+            (ExamStep("tcp", True, "connected", 1.0), ExamStep("models", True, "1 model", 2.0))
+        )
+        self.targets: list[NodeTarget] = []
+
+    def examine(self, target: NodeTarget) -> NodeFindings:
+        self.targets.append(target)
+        return self.findings
 
 
 class FakeLiveCall:

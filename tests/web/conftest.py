@@ -10,10 +10,11 @@ from werkzeug.test import TestResponse
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.gateway.caller import Caller, KeyRing
 from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.roster import NodeRoster
 from scheduler.web.blueprints import register_blueprints
 from scheduler.web.context import Services
-from tests.support.fakes import MemoryEventLog, MemoryNodeStore, MemoryRequestLog
+from tests.support.fakes import MemoryEventLog, MemoryNodeStore, MemoryRequestLog, ScriptedExaminer
 
 GPU_1 = {"id": "gpu-1", "address": "http://10.0.0.1:8000", "models": ["qwen"], "max_concurrent": 4}
 
@@ -43,11 +44,13 @@ class Site:
             on_removed=lambda node_id: None,
             on_left=lambda address: None,
         )
+        self.examiner = ScriptedExaminer()
         keys = KeyRing([Caller("key", key=key) for key in self.client_keys])
         self.app = Flask("test", static_folder=None)
         self.app.extensions["scheduler"] = Services(
             dispatcher=self.dispatcher,
             roster=self.roster,
+            node_trial=NodeTrial(self.roster, self.examiner, lambda: self.now),
             live_calls=self.live_calls,
             request_log=self.request_log,
             event_log=self.events,
