@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from functools import partial
 from typing import Any
@@ -11,16 +12,20 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from scheduler import serving
 from scheduler.adapters.client_connection import tune
+from scheduler.errors import StartRefused
 
 #: gunicorn's master wants to hear of a worker at least this often.
 NOTIFY_S = 1.0
 #: How often an ending worker closes the connections that have become idle.
 CLOSE_IDLE_S = 0.05
+#: What a new connection gets to send its first request before it counts as idle: its caller expects no end there.
+FIRST_REQUEST_S = 1.0
 #: How long a worker that a reload has told to end waits for the one that is to take over.
 SUCCESSOR_S = 20.0
 #: What connections get after the last request has ended.
@@ -47,7 +52,7 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle: set[Any] = set()  # connections between two requests
+        self._idle: dict[Any, float] = {}  # connections without a request, and until when they are left alone
         self._busy = 0  # requests that are being read, waited for or answered
         self._runtime: Any = None
         self._drain: gevent.Greenlet | None = None
@@ -64,7 +69,11 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         runtime.unplaced = lambda: self._busy - runtime.placed_count
         runtime.on_change = self._changed.set
         servers = [self._server(listener) for listener in self.sockets]
-        runtime.start()
+        try:
+            runtime.start()
+        except StartRefused as error:
+            self.log.error("%s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)  # the master then ends instead of trying for ever
         for server in servers:
             server.start()
         while self.alive and not runtime.is_handing_over and not runtime.is_draining:
@@ -95,20 +104,20 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         tune(client)
-        self._idle.add(client)
+        self._idle[client] = time.monotonic() + FIRST_REQUEST_S
         try:
             super().handle(listener, client, addr)
         finally:
-            self._idle.discard(client)
+            self._idle.pop(client, None)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        self._idle.discard(sock)
+        self._idle.pop(sock, None)
         self._busy += 1
         try:
             super().handle_request(listener_name, req, sock, addr)
         finally:
             self._busy -= 1
-        self._idle.add(sock)
+        self._idle[sock] = 0.0
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what gunicorn itself refuses in OpenAI's shape; its own pages are HTML and quote the request."""
@@ -159,8 +168,9 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         self._changed.wait(seconds)
 
     def _close_idle(self) -> None:
-        for sock in list(self._idle):
-            self._idle.discard(sock)
+        now = time.monotonic()
+        for sock in [sock for sock, until in self._idle.items() if until <= now]:
+            del self._idle[sock]
             try:
                 sock._sock.shutdown(0)  # its reader sees the end, after what has arrived already, and closes
             except OSError as error:
