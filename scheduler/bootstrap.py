@@ -35,7 +35,9 @@ from scheduler.gateway.exchange import ErrorFacts, Surroundings
 from scheduler.gateway.gateway import Gateway, RetryRule
 from scheduler.gateway.health_monitor import HealthMonitor
 from scheduler.gateway.held_bytes import HeldBytes
+from scheduler.gateway.hub_lag import HubLag
 from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.loop import Loop
 from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.node_watch import EjectionWatch
 from scheduler.gateway.roster import NodeRoster
@@ -105,7 +107,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     pool = DispatcherPool(dispatcher, clock, scheduling.worker_count, _report("the dispatcher pool"))
 
     # The nodes: their list, their health, the way to them.
-    book = AddressBook(scheduling.health_check_interval)
+    book = AddressBook()
     ca_file = scheduling.node_ca_file or None
     forwarder = HttpForwarder(book, clock, ca_file)
     roster = NodeRoster(
@@ -140,6 +142,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
     held = HeldBytes(server.max_held_bytes)
     sweep = ClockSweep(clock, _report("the clocks"))
     client_watch = ClientWatch(_report("the watch on clients"))
+    names = Loop(lambda: _refresh_names(book, scheduling.health_check_interval), _report("looking names up"))
+    hub_lag = HubLag(clock, _report("the watch on the event loop"))
     around = Surroundings(
         dispatcher,
         forwarder,
@@ -185,6 +189,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
         lambda environ: SocketClient(client_watch, environ["gunicorn.socket"]),
         scheduling.queue_timeout,
         scheduling.queue_timeout_max,
+        scheduling.sse_keepalive,
     )
 
     # What runs beside the requests, in the order in which it starts.
@@ -192,7 +197,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     runtime = Runtime(
         dispatcher=dispatcher,
         live_calls=live_calls,
-        services=(client_watch, pool, sweep, book),
+        services=(client_watch, pool, sweep, names, hub_lag),
         writers=(recorder, events),
         sweeps=(forwarder.sweep,),
         boot=boot,
@@ -213,7 +218,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         event_log=events,
         admin_keys=admin_keys,
         settings_view=lambda: as_dict(loaded),
-        warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events),
+        warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events, hub_lag),
+        hub_lag=hub_lag,
         is_ready=runtime.is_ready,
         uptime_s=lambda: runtime.uptime_s,
         version=__version__,
@@ -247,6 +253,11 @@ def _finish_dead(writer: DatabaseThreads, folder: Path) -> None:
         log.warning("%d requests of a process that ended early are marked interrupted", left)
 
 
+def _refresh_names(book: AddressBook, pause_s: float) -> None:
+    gevent.sleep(pause_s)
+    book.refresh_names()
+
+
 def _end(monitor: HealthMonitor, forwarder: HttpForwarder, writer: DatabaseThreads, reader: DatabaseThreads) -> None:
     monitor.stop()
     forwarder.close()
@@ -260,6 +271,7 @@ def _warnings(
     admin_keys: tuple[bytes, ...],
     recorder: BatchRecorder,
     events: BatchEventLog,
+    hub_lag: HubLag,
 ) -> list[str]:
     """What an operator must know."""
     found = list(loaded.warnings)
@@ -267,6 +279,8 @@ def _warnings(
         found.append("The admin side is open to anybody: set auth.admin_api_keys.")
     if key_ring.is_open:
         found.append("Anybody may send requests: set auth.api_keys.")
+    if hub_lag.is_worrying:
+        found.append(f"The event loop was {hub_lag.max_ms:.0f} ms late within the last minute: streams stutter.")
     for writing in (recorder, events):
         if writing.lost:
             found.append(f"{writing.lost} {writing.name} were lost since the start.")

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 import gevent
+from gevent import monkey
 
 from scheduler.adapters.boots import Boot
 from scheduler.adapters.handover import Predecessor, Successor
 from scheduler.core.dispatcher import Dispatcher
-from scheduler.errors import ShuttingDown
+from scheduler.errors import ShuttingDown, StartRefused
 from scheduler.gateway.live_calls import LiveCalls
+from scheduler.gateway.loop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class Runtime:
         self._end = end  # what can be closed after the last record
         self._predecessor = Predecessor(links_folder, boot.id, self._shares, self._has_successor, self._stop_passed_on)
         self._successor = Successor(links_folder, dispatcher.set_elsewhere, predecessor_gone)
-        self._greenlets: list[gevent.Greenlet] = []
+        self._sweeping = Loop(self._sweep, lambda error: log.error("a sweep failed", exc_info=error))
+        self._succeeding: gevent.Greenlet | None = None
         self._started_at = time.monotonic()
         self._is_started = False
         self.unplaced: Callable[[], int] = lambda: 0  # requests that are being read or answered and hold no slot
@@ -96,11 +99,13 @@ class Runtime:
         return self._is_started and not self.is_draining
 
     def start(self) -> None:
-        """Begin; called once, in the worker, before it accepts."""
+        """Begin; called once, in the worker, before it accepts. Raises StartRefused."""
+        _check_patches()
         self._begin()
         for service in (*self._writers, *self._services):
             service.start()
-        self._greenlets = [gevent.spawn(self._succeed), gevent.spawn(self._sweep)]
+        self._sweeping.start()
+        self._succeeding = gevent.spawn(self._succeed)
         self._is_started = True
 
     def pass_on_stop(self) -> None:
@@ -125,7 +130,9 @@ class Runtime:
 
     def stop(self) -> None:
         """End everything; what was recorded is durable afterwards, or it is logged that it is not."""
-        gevent.killall(self._greenlets)
+        self._sweeping.stop()
+        if self._succeeding is not None:
+            self._succeeding.kill()
         for service in reversed(self._services):
             service.stop()
         stopped = [writer.stop() for writer in self._writers]
@@ -164,10 +171,16 @@ class Runtime:
             gevent.sleep(IDLE_POLL_S)
 
     def _sweep(self) -> None:
-        while True:
-            gevent.sleep(SWEEP_S)
-            for sweep in self._sweeps:
-                try:
-                    sweep()
-                except Exception:
-                    log.exception("a sweep failed")
+        gevent.sleep(SWEEP_S)
+        for sweep in self._sweeps:
+            sweep()
+
+
+def _check_patches() -> None:
+    """Blocking sockets in one greenlet would stop all of them. Raises StartRefused."""
+    blocking = [name for name in ("socket", "ssl", "select", "time") if not monkey.is_module_patched(name)]
+    if blocking:
+        raise StartRefused(
+            f"gevent has not patched {', '.join(blocking)}: start with 'llm-scheduler serve', or patch first of all in "
+            "the file that gunicorn is configured with."
+        )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import gevent
 from gevent import socket
 
 from scheduler.errors import NodeUnreachable
@@ -43,21 +42,12 @@ class Origin:
 class AddressBook:
     """Origins and socket addresses by node address. `refresh` asks DNS; the hot path reads what it found.
 
-    Started, it looks every name in use up again each `interval_s`, so that a node may move behind its name.
+    `refresh_names` is called now and then, so that a node may move behind its name.
     """
 
-    def __init__(self, interval_s: float = 30.0) -> None:
-        self._interval_s = interval_s
-        self._greenlet: gevent.Greenlet | None = None
+    def __init__(self) -> None:
         self._origins: dict[str, Origin] = {}
         self._rows: dict[tuple[str, int], list[AddressRow]] = {}
-
-    def start(self) -> None:
-        self._greenlet = gevent.spawn(self._keep_fresh)
-
-    def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill()
 
     def origin(self, address: str) -> Origin:
         """A node address taken apart."""
@@ -82,14 +72,13 @@ class AddressBook:
         self._rows[origin.host, origin.port] = rows
         return rows
 
-    def _keep_fresh(self) -> None:
-        while True:
-            gevent.sleep(self._interval_s)
-            for origin in [origin for origin in self._origins.values() if not _is_literal(origin.host)]:
-                try:
-                    self.refresh(origin)
-                except NodeUnreachable as error:
-                    log.warning("what was known of it stays in use: %s", error)
+    def refresh_names(self) -> None:
+        """Look every name in use up again."""
+        for origin in [origin for origin in self._origins.values() if not _is_literal(origin.host)]:
+            try:
+                self.refresh(origin)
+            except NodeUnreachable as error:
+                log.warning("what was known of it stays in use: %s", error)
 
     def forget(self, address: str) -> None:
         """Forget a node address that is no longer used."""

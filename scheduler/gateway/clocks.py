@@ -8,6 +8,8 @@ from typing import Protocol
 
 import gevent
 
+from scheduler.gateway.loop import Loop
+
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
@@ -40,7 +42,7 @@ class ClockSweep:
         self._clock = clock
         self._on_error = on_error
         self._exchanges: set[Clocked] = set()
-        self._greenlet: gevent.Greenlet | None = None
+        self._loop = Loop(self._wait_and_sweep, on_error)
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -52,11 +54,10 @@ class ClockSweep:
         self._exchanges.discard(exchange)
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._loop.start()
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        self._loop.stop()
 
     def sweep(self) -> None:
         """Look at every exchange once."""
@@ -68,7 +69,6 @@ class ClockSweep:
                 # One exchange that cannot be checked must not stop the clocks of all others.
                 self._on_error(error)
 
-    def _run(self) -> None:
-        while True:
-            gevent.sleep(self.PERIOD_S)
-            self.sweep()
+    def _wait_and_sweep(self) -> None:
+        gevent.sleep(self.PERIOD_S)
+        self.sweep()

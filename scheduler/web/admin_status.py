@@ -30,6 +30,7 @@ def status() -> Response:
         {
             "version": found.version,
             "boot_id": found.boot_id,
+            "hub_lag_ms": {"last": round(found.hub_lag.last_ms, 1), "max": round(found.hub_lag.max_ms, 1)},
             "uptime_s": round(found.uptime_s(), 1),
             "is_ready": found.is_ready(),
             "queue_size": queue.total,

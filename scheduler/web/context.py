@@ -9,6 +9,7 @@ from typing import Any
 from flask import current_app
 
 from scheduler.core.dispatcher import Dispatcher
+from scheduler.gateway.hub_lag import HubLag
 from scheduler.gateway.live_calls import LiveCalls
 from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.ports import EventLog, RequestLog
@@ -30,6 +31,7 @@ class Services:
     warnings: Callable[[], list[str]]  # what an operator must know: open admin side, lost records, ...
     is_ready: Callable[[], bool]  # may be sent traffic
     uptime_s: Callable[[], float]
+    hub_lag: HubLag
     version: str
     boot_id: str
 

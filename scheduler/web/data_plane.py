@@ -15,6 +15,7 @@ from scheduler.gateway.call import InferenceCall, read_model
 from scheduler.gateway.caller import KeyRing
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.gateway import Gateway
+from scheduler.gateway.kept_alive import KeptAliveStream, PendingReply
 from scheduler.gateway.passing_headers import request_headers
 from scheduler.gateway.ports import ClientConnection
 from scheduler.gateway.reply import Reply, ReplyCut
@@ -54,6 +55,7 @@ class DataPlane:
         client_of: Callable[[dict[str, Any]], ClientConnection],
         queue_timeout_s: float,
         queue_timeout_max_s: float,
+        sse_keepalive_s: float = 0.0,
     ) -> None:
         self._gateway = gateway
         self._key_ring = key_ring
@@ -62,6 +64,7 @@ class DataPlane:
         self._client_of = client_of
         self._queue_timeout_s = queue_timeout_s
         self._queue_timeout_max_s = queue_timeout_max_s
+        self._sse_keepalive_s = sse_keepalive_s
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         request_id = self._next_id()
@@ -75,15 +78,33 @@ class DataPlane:
         exchange = self._gateway.accept(call, self._client_of(environ), request_id)
         try:
             try:
+                if self._sse_keepalive_s and call.stream:
+                    return self._keep_alive(exchange, ours, start_response)
                 reply = self._gateway.serve(exchange)
             except Exception as error:
                 return self._refuse(exchange, error, ours, start_response)
-            start_response(_status_line(reply.status), _reply_headers(reply, exchange, ours))
-            return reply.stream
+            return self._answer(reply, exchange, ours, start_response)
         except BaseException as error:
             # Whatever happens here, a bad header of a node in start_response included, nothing stays held.
             exchange.fail(error)
             raise
+
+    def _answer(
+        self, reply: Reply, exchange: Exchange, ours: Headers, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        start_response(_status_line(reply.status), _reply_headers(reply, exchange, ours))
+        return reply.stream
+
+    def _keep_alive(self, exchange: Exchange, ours: Headers, start_response: StartResponse) -> Iterable[bytes]:
+        """As ever where the reply comes soon; a stream that waits longer begins with comments."""
+        # What a node might compress could not follow comments in plain text.
+        exchange.call.headers = {k: v for k, v in exchange.call.headers.items() if k.lower() != "accept-encoding"}
+        pending = PendingReply(lambda: self._gateway.serve(exchange))
+        reply = pending.wait(self._sse_keepalive_s)
+        if reply is not None:
+            return self._answer(reply, exchange, ours, start_response)
+        start_response("200 OK", [("Content-Type", "text/event-stream"), *ours, *_STREAM_HEADERS])
+        return KeptAliveStream(exchange, pending, self._sse_keepalive_s, error_event)
 
     def _read_call(
         self, environ: dict[str, Any], request_id: str, client_request_id: str | None, ours: Headers

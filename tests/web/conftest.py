@@ -9,6 +9,7 @@ from werkzeug.test import TestResponse
 
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.gateway.caller import Caller, KeyRing
+from scheduler.gateway.hub_lag import HubLag
 from scheduler.gateway.live_calls import LiveCalls
 from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.roster import NodeRoster
@@ -59,6 +60,7 @@ class Site:
             warnings=lambda: self.warnings,
             is_ready=lambda: self.is_ready,
             uptime_s=lambda: 12.345,
+            hub_lag=HubLag(lambda: self.now, lambda error: None),
             version="0.1.0",
             boot_id="boot",
         )
