@@ -101,6 +101,12 @@ class RawClient:
         self.body += data
         return data
 
+    def read_whole(self) -> RawClient:
+        """Read on until the body is whole; the connection may stay."""
+        while not self.is_whole:
+            assert self.read_some(), f"the reply ended before its end: {self.body[-500:]!r}"
+        return self
+
     def read_to_end(self) -> str:
         """Read on to the end of the connection, which this names: `end`, or `reset`."""
         try:
