@@ -28,6 +28,11 @@ class AdminClient:
     def __repr__(self) -> str:
         return f"<AdminClient {self._base_url}>"
 
+    @property
+    def base_url(self) -> str:
+        """The server, without a trailing slash."""
+        return self._base_url
+
     def get(self, path: str, params: dict[str, Any] | None = None) -> Any:
         return self.call("GET", path, params={k: v for k, v in (params or {}).items() if v is not None})
 

@@ -1,4 +1,4 @@
-"""`nodes`: list, add, show, change, drain and remove nodes of a running server."""
+"""`nodes`: list, add, show, change, drain and remove nodes of a running server; more of it in node_*.py."""
 
 import json
 import time
@@ -8,6 +8,8 @@ from urllib.parse import quote
 import click
 
 from scheduler.cli.client import AdminClient, CallFailed
+from scheduler.cli.node_import import export_nodes, import_nodes
+from scheduler.cli.node_trial import test_address
 from scheduler.cli.remote import json_option, remote
 from scheduler.cli.table import table
 
@@ -35,6 +37,10 @@ _new_key_option = click.option("--api-key", help="The key the node wants from us
 @click.group()
 def nodes() -> None:
     """Show and change the nodes of a running server."""
+
+
+for _command in (export_nodes, import_nodes, test_address):
+    nodes.add_command(_command)
 
 
 @nodes.command("list")

@@ -1,7 +1,7 @@
 """The settings: read once at start from the defaults, the file and the variables, and checked as a whole."""
 
 from scheduler.settings.api_key import AdminKey, ApiKey
-from scheduler.settings.load import Loaded, config_path, load_settings
+from scheduler.settings.load import Loaded, config_path, load_nodes, load_settings
 from scheduler.settings.schema import (
     AuthSettings,
     ClusterSettings,
@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "as_dict",
     "config_path",
+    "load_nodes",
     "load_settings",
     "masked_url",
     "rows",

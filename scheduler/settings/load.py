@@ -49,6 +49,26 @@ def load_settings(path: FilePath | None, environ: Mapping[str, str]) -> Loaded:
     return _Reading(file, read_variables(environ)).finish(path)
 
 
+def load_nodes(path: FilePath) -> tuple[list[dict[str, Any]], list[str]]:
+    """The nodes of a file by the rules of `load_settings`, each with the fields that stand there; and the warnings.
+
+    The other sections of a settings file, and the variables, do not count. Raises ConfigError with every mistake at
+    once; a file without `nodes` is one.
+    """
+    file = read_yaml_file(path)
+    if file.is_readable and "nodes" not in file.content:
+        file.problems.append(Problem((), "has no nodes:, the list of nodes", Place(file.name)))
+    file.content = {name: value for name, value in file.content.items() if name not in SECTIONS}
+    loaded = _Reading(file, read_variables({})).finish(path)
+    entries = file.content["nodes"] or []
+    nodes = [node.model_dump(mode="json") for node in loaded.settings.nodes]
+    given = [
+        {name: value for name, value in node.items() if entry.get(name) is not None}
+        for node, entry in zip(nodes, entries, strict=True)
+    ]
+    return given, loaded.warnings
+
+
 class _Reading:
     """One pass over file and variables: collects values and problems, then judges them together."""
 
