@@ -66,9 +66,9 @@ def put_first(fleet: Fleet, first: str) -> None:
     is next.
     """
     for node_id in (first, *(other for other in NODES if other != first)):
-        fleet[node_id].fault("close_after", times=1)
         assert fleet.server.post(call(node_id)).status_code == 200
     for node in fleet.nodes.values():
+        node.refuse(reset_connections=True)
         node.reset()
 
 
