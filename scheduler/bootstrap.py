@@ -103,6 +103,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         max_queue_per_model=scheduling.max_queue_per_model,
         unavailable_wait_s=scheduling.unavailable_wait,
         probe_interval_s=scheduling.health_check_interval,
+        aging_s=scheduling.aging,
+        slow_start_s=scheduling.slow_start,
     )
     pool = DispatcherPool(dispatcher, clock, scheduling.worker_count, _report("the dispatcher pool"))
 
@@ -165,7 +167,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     )
     gateway = Gateway(
         around,
-        EjectionWatch(monitor, scheduling.eject_after),
+        EjectionWatch(monitor, dispatcher, scheduling.eject_after),
         RetryRule(scheduling.max_attempts, scheduling.retry_sent),
         error_event,
         wall_clock,

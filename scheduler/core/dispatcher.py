@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from heapq import nsmallest
 from itertools import count
 
+from scheduler.core.ageing import Ageing
 from scheduler.core.balancer import Balance, least_loaded
 from scheduler.core.drain_rate import DrainRate
 from scheduler.core.explanation import why_it_waits
@@ -16,10 +15,11 @@ from scheduler.core.lease import Lease
 from scheduler.core.node import AdminState, Health, Node, NodeSpec
 from scheduler.core.priority import Priority
 from scheduler.core.slot_sharing import SlotSharing
-from scheduler.core.snapshot import NodeView, QueueView, TicketView
+from scheduler.core.slow_start import SlowStart
+from scheduler.core.snapshot import NodeView, QueueView
 from scheduler.core.ticket import Ticket, TicketState
-from scheduler.core.ticket_queue import TicketQueue
 from scheduler.core.timetable import Action, Timetable
+from scheduler.core.waiting_room import WaitingRoom
 from scheduler.errors import (
     Cancelled,
     NoHealthyNode,
@@ -41,7 +41,9 @@ class Dispatcher:
     ticket that could use it waits. So a newcomer that finds a free slot overtakes nobody, and nothing polls.
 
     `clock` gives seconds that never run backwards. `unavailable_wait_s` is how long a new ticket may wait while every
-    node of its model is down or disabled; `probe_interval_s` is what such callers are told to retry after.
+    node of its model is down or disabled; `probe_interval_s` is what such callers are told to retry after. `aging_s`
+    makes a ticket one level more urgent for each such time it waits, never critical (0: never). `slow_start_s`: see
+    SlowStart.
     """
 
     def __init__(
@@ -52,27 +54,27 @@ class Dispatcher:
         max_queue_per_model: int = 0,
         unavailable_wait_s: float = 30.0,
         probe_interval_s: float = 30.0,
+        aging_s: float = 0.0,
+        slow_start_s: float | None = None,
         balance: Balance = least_loaded,
     ) -> None:
         self._clock = clock
-        self._max_queue_size = max_queue_size
-        self._max_queue_per_model = max_queue_per_model
         self._unavailable_wait_s = unavailable_wait_s
         self._probe_interval_s = probe_interval_s
         self._balance = balance
         self._nodes: dict[str, Node] = {}
         self._retired: list[Node] = []  # removed, still held by leases
         self._serving: dict[str, list[Node]] = {}  # by model: registered, in whatever state
-        self._queues: dict[str, TicketQueue] = {}  # by model: only those where somebody waits
+        self._waiting = WaitingRoom(max_queue_size, max_queue_per_model)
         self._orphans: dict[str, Entry[Action]] = {}  # by model without a node: the timer that ends who waits for it
-        self._waiting: dict[str, Ticket] = {}
-        self._by_priority: Counter[Priority] = Counter()
         self._sequence = count()
         self._grants = count(1)
         self._drain_rate = DrainRate()
         self._sharing = SlotSharing()
         self._is_closed = False
         self.timetable = Timetable()
+        self._ageing = Ageing(aging_s, self.timetable, clock, self._waiting)
+        self._slow_start = SlowStart(slow_start_s, self.timetable, clock, lambda nodes: self._match(nodes))
 
     def __repr__(self) -> str:
         held = sum(node.slots.held for node in (*self._nodes.values(), *self._retired))
@@ -92,15 +94,18 @@ class Dispatcher:
         ticket.sequence = next(self._sequence)
         self._place(ticket, nodes, now)
 
-    def resubmit(self, ticket: Ticket, exclude: str | None = None) -> None:
+    def resubmit(self, ticket: Ticket, exclude: str | None = None, needs_company: bool = False) -> None:
         """Submit again, at its old place, a ticket whose lease was released because its node failed.
 
-        `exclude` is a node it may not go to any more. Raises AdmissionError; NoOtherNode where none is left.
+        `exclude` is a node it may not go to any more. `needs_company`: the node died when it had the request, so from
+        now on the ticket is granted only where another node of its model is left besides. Raises AdmissionError;
+        NoOtherNode where there is no node for it.
         """
         now = self._advance()
         ticket.state, ticket.lease, ticket.error = TicketState.NEW, None, None
         if exclude is not None:
             ticket.excluded |= {exclude}
+        ticket.needs_company = ticket.needs_company or needs_company
         nodes = self._serving.get(ticket.model, [])
         if self._is_closed:
             raise ShuttingDown
@@ -127,16 +132,12 @@ class Dispatcher:
 
     def change_priority(self, request_id: str, priority: Priority) -> None:
         """Move a waiting ticket to another priority, behind those who came before it. Raises UnknownRequest."""
-        self._advance()
+        now = self._advance()
         ticket = self._waiting.get(request_id)
         if ticket is None:
             raise UnknownRequest(request_id)
-        queue = self._queues[ticket.model]
-        queue.remove(ticket)
-        self._by_priority[ticket.priority] -= 1
-        ticket.priority = priority
-        self._by_priority[priority] += 1
-        queue.push(ticket)
+        self._waiting.move(ticket, priority)
+        self._ageing.begin(ticket, now)
 
     def release(self, lease: Lease, hold_back_s: float | None = None) -> bool:
         """Give a lease's slot back; True where somebody was granted by it. See Lease.release."""
@@ -159,17 +160,10 @@ class Dispatcher:
         self._lift(node)
         return self._match([node])
 
-    def count_others(self, ticket: Ticket, node_id: str) -> int:
-        """How many nodes but `node_id` can serve a ticket's model and are not excluded for it, room or not."""
-        nodes = self._serving.get(ticket.model, [])
-        return sum(
-            node.is_serving and node.spec.id != node_id and node.spec.id not in ticket.excluded for node in nodes
-        )
-
     def close(self) -> None:
         """Refuse new tickets from now on, and end all that wait, with ShuttingDown."""
         self._is_closed = True
-        for ticket in list(self._waiting.values()):
+        for ticket in self._waiting:
             self._end(ticket, ShuttingDown())
 
     # -- nodes --------------------------------------------------------------------------------
@@ -188,10 +182,12 @@ class Dispatcher:
             self._forget_models(node)
             if spec.max_concurrent != node.slots.limit:
                 node.slots.resize(spec.max_concurrent)
-            has_moved, node.spec = spec.address != node.spec.address, spec
+            has_moved = spec.address != node.spec.address
+            node.set_models(spec, frozenset() if has_moved else node.withdrawn)
             self._inherit(node)
             if has_moved:
                 self._sharing.adopt(node)
+            self._slow_start.grow(node, now)
         for model in spec.models:
             self._serving.setdefault(model, []).append(node)
             if model in self._orphans:
@@ -207,6 +203,7 @@ class Dispatcher:
         del self._nodes[node_id]
         self._forget_models(node)
         self._lift(node)
+        self._slow_start.end(node)
         if node.leases:
             self._retired.append(node)
         self._mark_orphans(node.spec.models, now)
@@ -222,16 +219,51 @@ class Dispatcher:
         self._end_stranded(node.spec.models)
 
     def set_health(self, node_id: str, health: Health, reason: str | None = None) -> None:
-        """Set what the probes say of a node. Nothing happens where it has been removed meanwhile."""
+        """Set what the probes say of a node: UNKNOWN where it moves, since nothing is known of the new address.
+
+        Nothing happens where it has been removed meanwhile.
+        """
         now = self._advance()
         node = self._nodes.get(node_id)
         if node is None:
             return
         if node.health is not health:
             node.since = now
+        self._slow_start.note_health(node, health)
         node.health, node.health_reason = health, reason
         self._match([node])
         self._end_stranded(node.spec.models)
+
+    def note_answered(self, node_id: str) -> None:
+        """A node has answered a request: one that recovers may get more from now on. Cheap where none does."""
+        node = self._nodes.get(node_id)
+        if node is not None and node.is_half_open:
+            self._slow_start.note_answered(node, self._advance())
+            self._match([node])
+
+    def is_half_open(self, node_id: str) -> bool:
+        """True while a node has recovered and answered no request since."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.is_half_open
+
+    def withdraw(self, node_id: str, model: str) -> None:
+        """A node has said that it does not have a model it is registered with: it gets no more requests for it."""
+        self._advance()
+        node = self._nodes.get(node_id)
+        if node is not None and model in node.offers:
+            node.set_models(node.spec, node.withdrawn | {model})
+            self._end_stranded([model])
+
+    def note_models(self, node_id: str, listed: Collection[str] | None) -> None:
+        """A node lists these models: what was withdrawn from it and is listed is served again.
+
+        `None`: it has no list that could be read, so that only trying tells.
+        """
+        self._advance()
+        node = self._nodes.get(node_id)
+        if node is not None and node.withdrawn:
+            node.set_models(node.spec, frozenset() if listed is None else node.withdrawn.difference(listed))
+            self._match([node])
 
     # -- reload -------------------------------------------------------------------------------
 
@@ -294,24 +326,9 @@ class Dispatcher:
     def queue(self, limit: int = 200) -> QueueView:
         """The first `limit` waiting tickets in order, and how many there are in all."""
         now = self._clock()
-        positions: Counter[str] = Counter()
-        views = []
-        for ticket in nsmallest(limit, self._waiting.values(), key=lambda waiting: waiting.key):
-            positions[ticket.model] += 1
-            nodes = self._serving.get(ticket.model, [])
-            views.append(
-                TicketView(
-                    ticket.id,
-                    ticket.model,
-                    ticket.priority,
-                    positions[ticket.model],
-                    now - ticket.queued_at,
-                    max(0.0, ticket.deadline - now),
-                    why_it_waits(ticket, nodes, now),
-                )
-            )
-        by_priority = {priority: self._by_priority[priority] for priority in Priority}
-        return QueueView(tuple(views), len(self._waiting), by_priority)
+        return self._waiting.view(
+            limit, now, lambda ticket: why_it_waits(ticket, self._serving.get(ticket.model, []), now)
+        )
 
     # -- inside: no switch point below --------------------------------------------------------
 
@@ -333,23 +350,21 @@ class Dispatcher:
             raise self._queue_timeout(ticket, now)
         self._make_room(ticket, now)
         ticket.state = TicketState.WAITING
-        self._waiting[ticket.id] = ticket
-        self._by_priority[ticket.priority] += 1
-        self._queues.setdefault(ticket.model, TicketQueue()).push(ticket)
+        self._waiting.add(ticket)
         timers = [self.timetable.add(ticket.deadline, lambda: self._expire(ticket))]
         give_up_at = now + self._unavailable_wait_s
-        if give_up_at < ticket.deadline and all(node.is_lost for node in nodes):
+        if give_up_at < ticket.deadline and all(node.has_lost(ticket.model) for node in nodes):
             timers.append(self.timetable.add(give_up_at, lambda: self._give_up(ticket)))
         ticket.timers = tuple(timers)
+        self._ageing.begin(ticket, now)
 
     def _make_room(self, ticket: Ticket, now: float) -> None:
         """Make room for a ticket in the queue: where it is full, the newest of the least urgent has to go."""
-        queue = self._queues.get(ticket.model)
-        if queue is not None and 0 < self._max_queue_per_model <= len(queue):
-            self._push_out(queue.worst(), ticket, f"The queue of the model '{ticket.model}' is full", now)
-        if len(self._waiting) >= self._max_queue_size:
-            worst = max((queue.worst() for queue in self._queues.values()), key=_key_or_first, default=None)
-            self._push_out(worst, ticket, "The queue is full", now)
+        model, room = ticket.model, self._waiting
+        if room.is_full_for(model):
+            self._push_out(room.worst(model), ticket, f"The queue of the model '{model}' is full", now)
+        if room.is_full:
+            self._push_out(room.worst(), ticket, "The queue is full", now)
 
     def _push_out(self, worst: Ticket | None, ticket: Ticket, message: str, now: float) -> None:
         retry_after_s = self._drain_rate.retry_after_s(len(self._waiting), now)
@@ -371,11 +386,11 @@ class Dispatcher:
         has_granted = False
         while free := [node for node in nodes if node.has_room]:
             best: Ticket | None = None
-            for model in {model for node in free for model in node.spec.models}:
-                queue = self._queues.get(model)
+            for model in {model for node in free for model in node.offers}:
+                queue = self._waiting.queues.get(model)
                 if queue is None:
                     continue
-                ticket = queue.best([node for node in free if model in node.spec.models])
+                ticket = queue.best([node for node in free if model in node.offers])
                 if ticket is not None and (best is None or ticket.key < best.key):
                     best = ticket
             if best is None:
@@ -383,22 +398,18 @@ class Dispatcher:
             now = self._clock()
             self._leave(best)
             self._drain_rate.note(now)
-            takers = [node for node in free if best.model in node.spec.models and node.can_take(best)]
+            takers = [node for node in free if node.can_take(best)]
             self._grant(best, takers, now)
             has_granted = True
         return has_granted
 
     def _leave(self, ticket: Ticket) -> None:
         """Take a waiting ticket out of the queue."""
-        del self._waiting[ticket.id]
-        self._by_priority[ticket.priority] -= 1
-        queue = self._queues[ticket.model]
-        queue.remove(ticket)
-        if not queue:
-            del self._queues[ticket.model]
+        self._waiting.remove(ticket)
         for timer in ticket.timers:
             self.timetable.cancel(timer)
         ticket.timers = ()
+        self._ageing.end(ticket)
 
     def _end(self, ticket: Ticket, error: SchedulerError) -> None:
         self._leave(ticket)
@@ -412,19 +423,19 @@ class Dispatcher:
 
     def _give_up(self, ticket: Ticket) -> None:
         """A ticket that arrived while all its nodes were lost has waited long enough for one."""
-        if all(node.is_lost for node in self._serving.get(ticket.model, [])):
+        if all(node.has_lost(ticket.model) for node in self._serving.get(ticket.model, [])):
             self._end(ticket, NoHealthyNode(ticket.model, max(1, min(60, round(self._probe_interval_s)))))
 
     def _mark_orphans(self, models: Iterable[str], now: float) -> None:
         """Models that may have lost their last node: whoever waits for them waits so long for one to be registered."""
         for model in models:
-            if model in self._queues and model not in self._serving and model not in self._orphans:
+            if model in self._waiting.queues and model not in self._serving and model not in self._orphans:
                 end_orphans = partial(self._end_orphans, model)
                 self._orphans[model] = self.timetable.add(now + self._unavailable_wait_s, end_orphans)
 
     def _end_orphans(self, model: str) -> None:
         del self._orphans[model]
-        for ticket in list(self._queues.get(model, ())):
+        for ticket in list(self._waiting.queues.get(model, ())):
             self._end(ticket, UnknownModel(model, sorted(self._serving)))
 
     def _has_way(self, ticket: Ticket, nodes: Sequence[Node]) -> bool:
@@ -432,12 +443,15 @@ class Dispatcher:
         ticket that has already been turned away elsewhere.
         """
         excluded = ticket.excluded
-        return any(node.spec.id not in excluded and not (excluded and node.is_lost) for node in nodes)
+        if ticket.needs_company:
+            # A poisonous request must not take the model's last node down, nor wait for another one to come up.
+            return sum(node.serves(ticket.model) and node.spec.id not in excluded for node in nodes) > 1
+        return any(node.spec.id not in excluded and not (excluded and node.has_lost(ticket.model)) for node in nodes)
 
     def _end_stranded(self, models: Iterable[str]) -> None:
         """End the tickets that were taken back from a node and have no other node left."""
         for model in models:
-            queue = self._queues.get(model)
+            queue = self._waiting.queues.get(model)
             if queue is None or not queue.choosy:
                 continue
             nodes = self._serving.get(model, [])
@@ -484,9 +498,13 @@ class Dispatcher:
     def _view(self, node: Node, now: float) -> NodeView:
         withheld_for_s = None if node.withheld_until is None else max(0.0, node.withheld_until - now)
         return NodeView(
-            node.spec, node.state, node.health, node.health_reason, node.slots.held, node.since, withheld_for_s
+            node.spec,
+            node.state,
+            node.health,
+            node.health_reason,
+            node.slots.held,
+            node.since,
+            withheld_for_s,
+            node.ceiling,
+            node.withdrawn,
         )
-
-
-def _key_or_first(ticket: Ticket | None) -> tuple[int, int]:
-    return ticket.key if ticket is not None else (-1, -1)

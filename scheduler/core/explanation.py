@@ -10,14 +10,21 @@ def why_it_waits(ticket: Ticket, nodes: Sequence[Node], now: float) -> str:
     """The reason why none of its model's registered `nodes` has taken a waiting ticket at `now`."""
     if not nodes:
         return "no node is registered for this model any more"
-    serving = [node for node in nodes if node.is_serving and node.spec.id not in ticket.excluded]
+    serving = [node for node in nodes if node.serves(ticket.model) and node.spec.id not in ticket.excluded]
     if not serving:
         return "no node can serve: " + ", ".join(_why_not(node, ticket) for node in nodes[:5])
     busy = [node.withheld_until - now for node in serving if node.withheld_until is not None]
     if len(busy) == len(serving):
         return f"{_all(serving)} said busy, next try in {max(0.0, min(busy)):.0f} s"
-    text = f"{_all([node for node in serving if node.withheld_until is None])} at limit"
-    return f"{text}, {len(busy)} busy" if busy else text
+    parts = [f"{_all([node for node in serving if node.withheld_until is None])} at limit"]
+    parts += [f"{len(busy)} busy"] if busy else []
+    parts += [f"{node.spec.id} {recovering(node.ceiling, node.slots.limit)}" for node in serving if node.ceiling][:5]
+    return ", ".join(parts)
+
+
+def recovering(ceiling: int, limit: int) -> str:
+    """How far a node is that was down and gets its load back."""
+    return f"recovering: {ceiling} of {limit} slots"
 
 
 def _all(nodes: Sequence[Node]) -> str:
@@ -31,4 +38,6 @@ def _why_not(node: Node, ticket: Ticket) -> str:
         return f"{node.spec.id} is down ({node.health_reason or 'no reason given'})"
     if node.health is Health.UNKNOWN:
         return f"{node.spec.id} is not probed yet"
+    if ticket.model in node.withdrawn:
+        return f"{node.spec.id} says that it does not have the model"
     return f"{node.spec.id} has failed this request"

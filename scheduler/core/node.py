@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scheduler.core.timetable import Action
 
 
+#: The reason of a node that is down because its engine still loads a model: it will be up without anybody's help.
+LOADING = "loading"
+
+
 class AdminState(StrEnum):
     """What the operator wants of a node."""
 
@@ -46,18 +50,23 @@ class Node:
     """A registered node with its slots. Only the dispatcher changes it."""
 
     __slots__ = (
+        "answered_at",
         "ceiling",
         "elsewhere",
         "grant_order",
+        "growth",
         "health",
         "health_reason",
         "leases",
+        "offers",
         "pledge",
         "recheck",
         "since",
         "slots",
         "spec",
         "state",
+        "was_up",
+        "withdrawn",
         "withheld_until",
     )
 
@@ -69,7 +78,12 @@ class Node:
         self.since = since  # clock of the last change of state or health
         self.slots = Slots(spec.max_concurrent)
         self.leases: set[Lease] = set()
+        self.withdrawn: frozenset[str] = frozenset()  # models it was registered with and has said not to have
+        self.offers = frozenset(spec.models)  # its models, less those
+        self.was_up = False  # at this address
         self.ceiling: int | None = None  # while it recovers: no more than that
+        self.answered_at: float | None = None  # while it recovers: the first answer; None: half-open
+        self.growth: Entry[Action] | None = None  # the timer that lifts the ceiling
         self.elsewhere = 0  # slots that another process uses, during a reload
         self.pledge: int | None = None  # what this process, which is to end, may use at most
         self.grant_order = 0  # rotates ties: the node granted longest ago comes first
@@ -86,8 +100,29 @@ class Node:
 
     @property
     def is_lost(self) -> bool:
-        """True where only an operator or a recovery can bring it back: down, or disabled."""
-        return self.state is AdminState.DISABLED or self.health is Health.DOWN
+        """True where nothing says that it will come back soon: disabled, or down and neither draining nor loading."""
+        if self.state is not AdminState.ACTIVE:
+            return self.state is AdminState.DISABLED
+        return self.health is Health.DOWN and self.health_reason != LOADING
+
+    @property
+    def is_half_open(self) -> bool:
+        """True while it has recovered and answered no request since."""
+        return self.ceiling is not None and self.answered_at is None
+
+    def serves(self, model: str) -> bool:
+        """True where it may get requests for this model, room or not."""
+        return self.is_serving and model in self.offers
+
+    def has_lost(self, model: str) -> bool:
+        """True where nothing says that it will soon serve this model, which it was registered with."""
+        return self.is_lost or model in self.withdrawn
+
+    def set_models(self, spec: NodeSpec, withdrawn: frozenset[str]) -> None:
+        """Take over what it is registered with, and which of those models it has said not to have."""
+        self.spec = spec
+        self.withdrawn = withdrawn & frozenset(spec.models)
+        self.offers = frozenset(spec.models) - withdrawn
 
     @property
     def effective_limit(self) -> int:
@@ -105,5 +140,5 @@ class Node:
         return self.is_serving and self.withheld_until is None and self.slots.held < self.effective_limit
 
     def can_take(self, ticket: Ticket) -> bool:
-        """True where `ticket`, which is for one of its models, could be granted a slot here now."""
-        return self.has_room and self.spec.id not in ticket.excluded
+        """True where `ticket` could be granted a slot here now."""
+        return self.has_room and ticket.model in self.offers and self.spec.id not in ticket.excluded

@@ -17,6 +17,8 @@ class NodeView:
     in_flight: int
     since: float  # clock of the last change of state or health
     withheld_for_s: float | None  # the node said that it is busy: no new request for so long
+    ceiling: int | None  # it recovers, and gets no more than so many at once for now
+    withdrawn: frozenset[str]  # models it was registered with and has said not to have
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class TicketState(Enum):
 class Ticket:
     """A request that wants a slot. Only the dispatcher changes it; `state` changes without a switch point.
 
-    `deadline` is on the dispatcher's clock. `excluded` are nodes it may not go to any more.
+    `deadline` is on the dispatcher's clock. `excluded` are nodes it may not go to any more. `needs_company`: a node has
+    died of it, perhaps, so it must not go to the last one.
     """
 
     __slots__ = (
@@ -47,8 +48,10 @@ class Ticket:
         "id",
         "lease",
         "model",
+        "needs_company",
         "priority",
         "queued_at",
+        "rise",
         "sequence",
         "state",
         "timers",
@@ -64,11 +67,13 @@ class Ticket:
         self.sequence = -1  # given by the dispatcher at the first submit, kept for good
         self.queued_at = 0.0
         self.excluded: frozenset[str] = frozenset()
+        self.needs_company = False
         self.lease: Lease | None = None
         self.error: SchedulerError | None = None
         self.entry: Entry[Ticket] | None = None
         self.worst_entry: Entry[Ticket] | None = None
         self.timers: tuple[Entry[Action], ...] = ()
+        self.rise: Entry[Action] | None = None  # the timer that makes it more urgent
         self._settled: Event | None = None
 
     def __repr__(self) -> str:

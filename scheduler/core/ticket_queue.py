@@ -11,7 +11,7 @@ from scheduler.core.ticket import Ticket
 class TicketQueue:
     """The tickets that wait for one model, the most urgent first, first come first served among equals.
 
-    Tickets that may not go to some node are kept apart: there are few, and the head of the others then fits every
+    Tickets that may not go to every node are kept apart: there are few, and the head of the others then fits every
     free node, so that finding the best ticket for a slot needs no search.
     """
 
@@ -31,13 +31,13 @@ class TicketQueue:
 
     @property
     def choosy(self) -> Sequence[Ticket]:
-        """The tickets that may not go to some node, in order."""
+        """The tickets that may not go to every node, in order."""
         return self._choosy
 
     def push(self, ticket: Ticket) -> None:
         """Let a ticket wait at the place its key gives it."""
         key = ticket.key
-        if ticket.excluded:
+        if ticket.excluded or ticket.needs_company:
             insort(self._choosy, ticket, key=lambda waiting: waiting.key)
         else:
             ticket.entry = self._open.push(key, ticket)

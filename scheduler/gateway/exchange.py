@@ -138,11 +138,11 @@ class Exchange:
         self._raise_if_ended()
         self._around.dispatcher.submit(self.ticket)
 
-    def enter_queue_again(self, exclude: str | None) -> None:
-        """Submit the ticket again after an attempt has failed. Raises AdmissionError."""
+    def enter_queue_again(self, exclude: str | None, needs_company: bool = False) -> None:
+        """Submit the ticket again after an attempt has failed. Raises AdmissionError. See Dispatcher.resubmit."""
         self._raise_if_ended()
         self._asked_at = self._around.clock()
-        self._around.dispatcher.resubmit(self.ticket, exclude)
+        self._around.dispatcher.resubmit(self.ticket, exclude, needs_company)
 
     def wait_for_lease(self) -> Lease:
         """Block until the ticket has its lease, which this exchange then owns. Raises what ended the wait."""

@@ -36,8 +36,8 @@ MAX_KEPT_BYTES = 64 * 1024
 class NodeWatch(Protocol):
     """What is told of how nodes behave under requests."""
 
-    def answered(self, node_id: str) -> None:
-        """It gave an answer, of whatever status."""
+    def answered(self, node_id: str, can_serve: bool) -> None:
+        """It gave an answer; `can_serve` where that was neither busy nor an error of its own."""
 
     def missed(self, node_id: str, reason: str) -> None:
         """It could not be reached, or gave no answer."""
@@ -47,6 +47,9 @@ class NodeWatch(Protocol):
 
     def refused_key(self, node_id: str) -> None:
         """It answered 401 or 403 to our key."""
+
+    def lacks_model(self, node_id: str, model: str) -> None:
+        """It answered that it does not have a model that it is registered with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,11 @@ class Gateway:
         kept: _KeptAnswer | None = None
         last: NodeError | None = None
         exclude: str | None = None
+        is_poisonous = False  # a node has died when it had the whole call: perhaps of it
         while True:
             try:
                 if exchange.record.attempts:
-                    exchange.enter_queue_again(exclude)
+                    exchange.enter_queue_again(exclude, is_poisonous)
                 else:
                     exchange.enter_queue()
                 lease = exchange.wait_for_lease()
@@ -137,6 +141,7 @@ class Gateway:
             except NodeError as error:
                 self._attempt_failed(exchange, lease, error)
                 kept, last, exclude = None, error, lease.node.id
+                is_poisonous = is_poisonous or isinstance(error, _MAY_HAVE_DIED_OF_IT)
                 if not self._may_try_again(exchange, error):
                     raise
                 continue
@@ -167,7 +172,7 @@ class Gateway:
         elif answer is not AnswerClass.BUSY:
             self._backoff.served(node_id)
         first = exchange.read()
-        self._node_watch.answered(node_id)
+        self._node_watch.answered(node_id, can_serve=answer is AnswerClass.PASS)
         if answer is AnswerClass.BUSY or answer is AnswerClass.NO_SUCH_MODEL:
             first, is_whole = _read_more(exchange, upstream, first)
             if is_whole and (answer is AnswerClass.BUSY or is_no_such_model(first)):
@@ -180,6 +185,7 @@ class Gateway:
         """Keep an answer that may not be the last word, and give the node back."""
         kept = _KeptAnswer(upstream.status, list(upstream.headers), body)
         if not is_busy:
+            self._node_watch.lacks_model(lease.node.id, exchange.call.model)
             exchange.attempt_ended("no_such_model")
             exchange.let_go()
             return _Elsewhere(kept, None, lease.node.id)
@@ -226,16 +232,17 @@ class Gateway:
         self._node_watch.missed(node_id, _RESULT.get(type(error), "failed"))
 
     def _may_try_again(self, exchange: Exchange, error: NodeError) -> bool:
-        """True where another node may get the call: always before it was written, once and never the last one after."""
+        """True where another node may get the call: always before it was written, once after.
+
+        The core sees to it that it then never gets to the last node of its model.
+        """
         if exchange.ended_by is not None or len(exchange.record.attempts) >= self._rule.max_attempts:
             return False
         if isinstance(error, NodeUnreachable):
             return True
-        if not self._rule.retry_sent or not isinstance(error, NodeClosed | ReplyBroken):
+        if not self._rule.retry_sent or not isinstance(error, _MAY_HAVE_DIED_OF_IT):
             return False
-        lost = sum(attempt.result == "closed" for attempt in exchange.record.attempts)
-        # A poisonous request must not take the model's last healthy engine down.
-        return lost < 2 and self._around.dispatcher.count_others(exchange.ticket, error.node_id) > 1
+        return sum(attempt.result == "closed" for attempt in exchange.record.attempts) < 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,8 @@ class _Elsewhere:
     error: NodeError | None
     exclude: str | None
 
+
+_MAY_HAVE_DIED_OF_IT = (NodeClosed, ReplyBroken)
 
 _RESULT: dict[type[NodeError], str] = {
     NodeUnreachable: "unreachable",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from scheduler.core.lease import Lease
-from scheduler.core.node import AdminState, Health, NodeSpec
+from scheduler.core.node import LOADING, AdminState, Health, NodeSpec
 from scheduler.core.priority import Priority
 from scheduler.core.ticket import Ticket
 from scheduler.errors import AdmissionError, QueueFull, QueueTimeout, SchedulerError
@@ -25,6 +25,8 @@ PATIENCE = (200, 40, 1000, 300, 90, 8, 500, 0)
 HOLD_BACKS = (10, 3, 60, 25)
 PAUSES = (1, 5, 20, 3, 60, 2, 150)
 UNAVAILABLE_WAIT = 100
+AGINGS = (0, 0, 20, 70)
+SLOW_STARTS = (None, 60, 0, 60)
 
 
 class Step(NamedTuple):
@@ -38,11 +40,13 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """How large the queue may be, and what happens."""
+    """How large the queue may be, what the settings are, and what happens."""
 
     max_queue_size: int
     max_queue_per_model: int
     steps: tuple[Step, ...]
+    aging: int = 0
+    slow_start: int | None = None
 
 
 #: What may happen in a history of each kind, as often as it is named. A failing history shrinks towards the first.
@@ -62,7 +66,14 @@ NODES = (
 )
 RELOADS = (*TICKETS, *("set_elsewhere",) * 4, *("put_node", "set_state", "remove_node", "put_back"))
 LAST_DAYS = (*RELOADS, *("shares",) * 4, "pledge")
-KINDS = (TICKETS + NODES, TICKETS, NODES, RELOADS, LAST_DAYS)
+RECOVERIES = (
+    *TICKETS,
+    *("recover", "answer") * 6,
+    *("withdraw", "note_models") * 3,
+    *("set_health", "put_node", "set_state") * 2,
+    *("retry", "pass_time", "pass_time_to_due") * 2,
+)
+KINDS = (TICKETS + NODES, TICKETS, NODES, RELOADS, LAST_DAYS, RECOVERIES, RECOVERIES)
 
 
 def histories(min_steps: int = 25) -> st.SearchStrategy[History]:
@@ -77,7 +88,8 @@ def histories(min_steps: int = 25) -> st.SearchStrategy[History]:
         )
 
     any_steps = st.one_of([steps(whats) for whats in KINDS])
-    return st.builds(History, st.sampled_from((4, 100, 7, 100, 1, 0)), st.sampled_from((0, 0, 0, 2)), any_steps)
+    sizes = (st.sampled_from((4, 100, 7, 100, 1, 0)), st.sampled_from((0, 0, 0, 2)))
+    return st.builds(History, *sizes, any_steps, st.sampled_from(AGINGS), st.sampled_from(SLOW_STARTS))
 
 
 class WatchedTicket(Ticket):
@@ -112,18 +124,22 @@ class Run:
 
     def __init__(self, make_dispatcher: MakeDispatcher, history: History) -> None:
         self.history = history
-        self.now = 0
+        self.now: float = 0
         self.dispatcher = make_dispatcher(
             lambda: self.now,
             max_queue_size=history.max_queue_size,
             max_queue_per_model=history.max_queue_per_model,
             unavailable_wait_s=UNAVAILABLE_WAIT,
+            aging_s=history.aging,
+            slow_start_s=history.slow_start,
         )
         self.oracle = Oracle(
             self.node_chosen,
             max_queue_size=history.max_queue_size,
             max_queue_per_model=history.max_queue_per_model,
             unavailable_wait=UNAVAILABLE_WAIT,
+            aging=history.aging,
+            slow_start=history.slow_start,
         )
         self.tickets: list[Ticket] = []
         self.facts: dict[str, OracleTicket] = {}  # the oracle's view of each ticket
@@ -133,7 +149,8 @@ class Run:
         self.former_specs: list[NodeSpec] = []
         self.last_told: dict[str, int] | None = None  # the shares, once there is a pledge
         self.settled: list[Ticket] = []
-        self.transcript: list[str] = [f"queue {history.max_queue_size}, per model {history.max_queue_per_model}"]
+        bounds = f"queue {history.max_queue_size}, per model {history.max_queue_per_model}"
+        self.transcript: list[str] = [f"{bounds}, aging {history.aging}, slow start {history.slow_start}"]
 
     def go(self) -> None:
         self.put(NodeSpec("n0", "http://host-0", ("llama", "qwen"), 2), AdminState.ACTIVE, is_up=True)
@@ -208,13 +225,18 @@ class Run:
         """Laws 1, 2 and 8: the counts, and what an operator is shown."""
         oracle, dispatcher = self.oracle, self.dispatcher
         shown = [
-            (v.spec, v.state, v.health, v.in_flight, v.since, v.withheld_for_s, v.health_reason)
+            (v.spec, v.state, v.health, v.in_flight, v.since, v.withheld_for_s, v.health_reason, v.ceiling, v.withdrawn)
             for v in dispatcher.nodes()
         ]
         assert shown == [
-            (n.spec, n.state, n.health, len(n.held), n.since, self.withheld_for(n), self.reason(n.health))
+            (
+                *(n.spec, n.state, n.health, len(n.held), n.since, self.withheld_for(n)),
+                *(self.reason(n.health, n.is_loading), n.ceiling, n.withdrawn),
+            )
             for n in oracle.nodes
         ]
+        for node in oracle.nodes:
+            assert dispatcher.is_half_open(node.spec.id) == node.is_half_open
         assert dispatcher.in_flight_count == sum(len(n.held) for n in (*oracle.nodes, *oracle.removed))
         assert dispatcher.in_flight_count == len(self.held)
         queue = dispatcher.queue()
@@ -242,20 +264,24 @@ class Run:
 
     def judge_reason(self, reason: str, ticket: OracleTicket) -> None:
         nodes = self.oracle.nodes_of(ticket.model)
-        serving = [node for node in nodes if node.is_serving and node.spec.id not in ticket.excluded]
+        serving = [node for node in nodes if node.serves(ticket.model) and node.spec.id not in ticket.excluded]
         if not nodes:
             assert "no node is registered" in reason
         elif not serving:
             assert "no node can serve" in reason
         else:
             assert ("busy" in reason) == any(node.withheld_until is not None for node in serving)
-            assert ("at limit" in reason) == any(node.withheld_until is None for node in serving)
+            is_at_limit = any(node.withheld_until is None for node in serving)
+            assert ("at limit" in reason) == is_at_limit
+            assert ("recovering" in reason) == (is_at_limit and any(node.ceiling is not None for node in serving))
 
     def withheld_for(self, node: OracleNode) -> int | None:
         return None if node.withheld_until is None else max(0, node.withheld_until - self.now)
 
     @staticmethod
-    def reason(health: Health) -> str | None:
+    def reason(health: Health, is_loading: bool = False) -> str | None:
+        if is_loading:
+            return LOADING
         return None if health is Health.UNKNOWN else f"the probe says {health}"
 
     def nothing(self, a: int, b: int, c: int) -> None:
@@ -315,10 +341,11 @@ class Run:
         lease, fact = ticket.lease, self.facts[ticket.id]
         assert lease is not None
         exclude = lease.node.id if b % 2 == 0 else None
+        needs_company = c % 4 == 0
         self.happens(
-            f"resubmit {ticket!r} exclude {exclude}",
-            lambda: self.dispatcher.resubmit(ticket, exclude),
-            lambda: self.oracle.resubmit(fact, exclude),
+            f"resubmit {ticket!r} exclude {exclude} needs company {needs_company}",
+            lambda: self.dispatcher.resubmit(ticket, exclude, needs_company),
+            lambda: self.oracle.resubmit(fact, exclude, needs_company),
         )
 
     def retry(self, a: int, b: int, c: int) -> None:
@@ -430,13 +457,49 @@ class Run:
         )
 
     def set_health(self, a: int, b: int, c: int) -> None:
-        self.probe(NODE_IDS[a % len(NODE_IDS)], HEALTHS[b % len(HEALTHS)])
+        health = HEALTHS[b % len(HEALTHS)]
+        self.probe(NODE_IDS[a % len(NODE_IDS)], health, is_loading=health is Health.DOWN and c % 3 == 0)
 
-    def probe(self, node_id: str, health: Health) -> None:
+    def probe(self, node_id: str, health: Health, is_loading: bool = False) -> None:
         self.happens(
-            f"{node_id} is {health}",
-            lambda: self.dispatcher.set_health(node_id, health, self.reason(health)),
-            lambda: self.oracle.set_health(node_id, health),
+            f"{node_id} is {health}{', loading' if is_loading else ''}",
+            lambda: self.dispatcher.set_health(node_id, health, self.reason(health, is_loading)),
+            lambda: self.oracle.set_health(node_id, health, is_loading),
+        )
+
+    def recover(self, a: int, b: int, c: int) -> None:
+        """A node goes down and comes back, perhaps at once."""
+        node_id = NODE_IDS[a % 2]
+        self.probe(node_id, Health.DOWN)
+        if b % 3:
+            self.pass_time(b, c, 0)
+        self.probe(node_id, Health.UP)
+
+    def answer(self, a: int, b: int, c: int) -> None:
+        node_id = NODE_IDS[a % 3]
+        self.happens(
+            f"{node_id} answers",
+            lambda: self.dispatcher.note_answered(node_id),
+            lambda: self.oracle.note_answered(node_id),
+            is_in_time=any(node.spec.id == node_id and node.is_half_open for node in self.oracle.nodes),
+        )
+
+    def withdraw(self, a: int, b: int, c: int) -> None:
+        node_id, model = NODE_IDS[a % 3], MODELS[b % 2]
+        self.happens(
+            f"{node_id} has no {model}",
+            lambda: self.dispatcher.withdraw(node_id, model),
+            lambda: self.oracle.withdraw(node_id, model),
+        )
+
+    def note_models(self, a: int, b: int, c: int) -> None:
+        lacking = [node.spec.id for node in self.oracle.nodes if node.withdrawn] or NODE_IDS
+        node_id = lacking[a % len(lacking)]
+        listed = None if b % 4 == 0 else list(MODEL_SETS[c % len(MODEL_SETS)])
+        self.happens(
+            f"{node_id} lists {listed}",
+            lambda: self.dispatcher.note_models(node_id, listed),
+            lambda: self.oracle.note_models(node_id, listed),
         )
 
     def set_elsewhere(self, a: int, b: int, c: int) -> None:

@@ -25,6 +25,9 @@ class OracleTicket:
     deadline: int
     came_as: int = -1  # its number among all that ever came: a retried ticket keeps it
     came_at: int = 0
+    needs_company: bool = False
+    rises_at: int | None = None
+    rise_planned_as: int = 0
     excluded: set[str] = field(default_factory=set)
     give_up_at: int | None = None
     planned_as: int = 0  # what was planned first happens first
@@ -43,12 +46,23 @@ class OracleNode:
     planned_as: int = 0
     elsewhere: int = 0
     promised: int | None = None  # by this process, which is to end: so many it may hold at most
+    is_loading: bool = False
+    withdrawn: set[str] = field(default_factory=set)
+    was_up: bool = False  # at this address
+    ceiling: int | None = None  # while it recovers
+    answered_at: int | None = None  # while it recovers: the first answer
+    grows_at: float | None = None
+    growth_planned_as: int = 0
 
     @property
     def may_hold(self) -> int:
         """Law 1: the effective limit."""
-        own = self.spec.max_concurrent - self.elsewhere
-        return own if self.promised is None else min(own, self.promised)
+        caps = [self.spec.max_concurrent - self.elsewhere, self.ceiling, self.promised]
+        return min(cap for cap in caps if cap is not None)
+
+    @property
+    def is_half_open(self) -> bool:
+        return self.ceiling is not None and self.answered_at is None
 
     @property
     def is_serving(self) -> bool:
@@ -56,14 +70,20 @@ class OracleNode:
 
     @property
     def is_lost(self) -> bool:
-        return self.state is AdminState.DISABLED or self.health is Health.DOWN
+        is_down = self.health is Health.DOWN and not self.is_loading
+        return self.state is AdminState.DISABLED or (self.state is AdminState.ACTIVE and is_down)
+
+    def serves(self, model: str) -> bool:
+        return self.is_serving and model in self.spec.models and model not in self.withdrawn
+
+    def has_lost(self, model: str) -> bool:
+        return self.is_lost or model in self.withdrawn
 
     def could_take(self, ticket: OracleTicket) -> bool:
         return (
-            self.is_serving
+            self.serves(ticket.model)
             and self.withheld_until is None
             and len(self.held) < self.may_hold
-            and ticket.model in self.spec.models
             and self.spec.id not in ticket.excluded
         )
 
@@ -78,11 +98,15 @@ class Oracle:
         max_queue_size: int,
         max_queue_per_model: int,
         unavailable_wait: int,
+        aging: int = 0,
+        slow_start: int | None = None,
     ) -> None:
         self.choose = choose
         self.max_queue_size = max_queue_size
         self.max_queue_per_model = max_queue_per_model
         self.unavailable_wait = unavailable_wait
+        self.aging = aging
+        self.slow_start = slow_start
         self.nodes: list[OracleNode] = []
         self.removed: list[OracleNode] = []
         self.waiting: list[OracleTicket] = []
@@ -108,9 +132,10 @@ class Oracle:
         self.came += 1
         self.place(ticket)
 
-    def resubmit(self, ticket: OracleTicket, exclude: str | None) -> None:
+    def resubmit(self, ticket: OracleTicket, exclude: str | None, needs_company: bool = False) -> None:
         if exclude is not None:
             ticket.excluded.add(exclude)
+        ticket.needs_company = ticket.needs_company or needs_company
         if self.is_closed:
             raise Refused("ShuttingDown")
         if ticket.deadline <= self.now:
@@ -135,8 +160,9 @@ class Oracle:
         ticket.planned_as = self.plan()
         ticket.give_up_at = None
         give_up_at = self.now + self.unavailable_wait
-        if give_up_at < ticket.deadline and all(node.is_lost for node in self.nodes_of(ticket.model)):
+        if give_up_at < ticket.deadline and all(node.has_lost(ticket.model) for node in self.nodes_of(ticket.model)):
             ticket.give_up_at = give_up_at
+        self.let_age(ticket)
 
     def push_out(self, full: list[OracleTicket], newcomer: OracleTicket) -> None:
         """The newest of the least urgent goes, unless that is the newcomer itself."""
@@ -165,7 +191,14 @@ class Oracle:
         self.end(self.find_waiting(ticket_id), error)
 
     def change_priority(self, ticket_id: str, priority: Priority) -> None:
-        self.find_waiting(ticket_id).priority = priority
+        ticket = self.find_waiting(ticket_id)
+        ticket.priority = priority
+        self.let_age(ticket)
+
+    def let_age(self, ticket: OracleTicket) -> None:
+        """Ageing: one level in each interval, never to critical, counted from the latest change."""
+        is_ageing = self.aging and ticket.priority in (Priority.NORMAL, Priority.LOW)
+        ticket.rises_at, ticket.rise_planned_as = (self.now + self.aging, self.plan()) if is_ageing else (None, 0)
 
     def close(self) -> None:
         self.is_closed = True
@@ -182,19 +215,23 @@ class Oracle:
             is_known_here = node.spec.address == spec.address
         node.spec = spec
         node.elsewhere = self.elsewhere.get(spec.address, 0)
-        if self.has_pledged and not is_known_here:
-            node.promised = 0
+        if not is_known_here:
+            node.withdrawn.clear()
+            if self.has_pledged:
+                node.promised = 0
+        node.withdrawn &= set(spec.models)
         for former in list(self.removed):
             if former.spec.id == spec.id or former.spec.address == spec.address:
                 self.removed.remove(former)
                 node.held += former.held
+        self.grow(node)
         self.note_orphans()
         self.set_state(spec.id, state)
 
     def remove_node(self, node_id: str) -> None:
         node = self.find_node(node_id)
         self.nodes.remove(node)
-        node.withheld_until = None
+        node.withheld_until = node.grows_at = None
         if node.held:
             self.removed.append(node)
         self.note_orphans()
@@ -207,14 +244,53 @@ class Oracle:
         self.match()
         self.end_stranded()
 
-    def set_health(self, node_id: str, health: Health) -> None:
+    def set_health(self, node_id: str, health: Health, is_loading: bool = False) -> None:
         node = next((node for node in self.nodes if node.spec.id == node_id), None)
         if node is None:
             return
+        if health is not Health.UP:
+            node.ceiling = node.answered_at = node.grows_at = None
+        elif node.health is Health.DOWN and node.was_up and self.slow_start is not None:
+            node.ceiling = 1  # half-open
+        if health is not Health.DOWN:
+            node.was_up = health is Health.UP
         if node.health is not health:
             node.health, node.since = health, self.now
+        node.is_loading = is_loading
         self.match()
         self.end_stranded()
+
+    def note_answered(self, node_id: str) -> None:
+        for node in self.nodes:
+            if node.spec.id == node_id and node.is_half_open:
+                node.answered_at = self.now
+                self.grow(node)
+                self.match()
+
+    def grow(self, node: OracleNode) -> None:
+        """Slow start: from one to the limit, evenly, in the time since the first answer."""
+        if node.answered_at is None or self.slow_start is None:
+            return
+        ends_at, steps = node.answered_at + self.slow_start, max(1, node.spec.max_concurrent - 1)
+        if self.now >= ends_at:
+            node.ceiling = node.answered_at = node.grows_at = None
+            return
+        passed = [step for step in range(steps) if node.answered_at + step * self.slow_start / steps <= self.now]
+        node.ceiling = len(passed)
+        node.grows_at = min(ends_at, node.answered_at + len(passed) * self.slow_start / steps)
+        node.growth_planned_as = self.plan()
+
+    def withdraw(self, node_id: str, model: str) -> None:
+        for node in self.nodes:
+            if node.spec.id == node_id and model in node.spec.models:
+                node.withdrawn.add(model)
+        self.end_stranded()
+
+    def note_models(self, node_id: str, listed: list[str] | None) -> None:
+        for node in self.nodes:
+            if node.spec.id == node_id:
+                node.withdrawn = set() if listed is None else node.withdrawn - set(listed)
+        self.match()
 
     def set_elsewhere(self, counts: dict[str, int]) -> None:
         self.elsewhere = counts
@@ -246,16 +322,20 @@ class Oracle:
 
     # -- time ---------------------------------------------------------------------------------
 
-    def dues(self) -> list[tuple[int, int, str, object]]:
+    def dues(self) -> list[tuple[float, int, str, object]]:
         """Everything that is to happen at some time, whoever it is planned for."""
-        dues: list[tuple[int, int, str, object]] = []
+        dues: list[tuple[float, int, str, object]] = []
         for ticket in self.waiting:
             dues.append((ticket.deadline, ticket.planned_as, "deadline", ticket))
             if ticket.give_up_at is not None:
                 dues.append((ticket.give_up_at, ticket.planned_as, "give up", ticket))
+            if ticket.rises_at is not None:
+                dues.append((ticket.rises_at, ticket.rise_planned_as, "rise", ticket))
         for node in self.nodes:
             if node.withheld_until is not None:
                 dues.append((node.withheld_until, node.planned_as, "lift", node))
+            if node.grows_at is not None:
+                dues.append((node.grows_at, node.growth_planned_as, "grow", node))
         for model, (since, planned_as) in self.orphaned.items():
             dues.append((since + self.unavailable_wait, planned_as, "orphans", model))
         return dues
@@ -266,10 +346,16 @@ class Oracle:
             _, _, what, whom = min(dues, key=lambda due: due[:2])
             if isinstance(whom, OracleTicket) and what == "deadline":
                 self.end(whom, "QueueTimeout")
+            elif isinstance(whom, OracleTicket) and what == "rise":
+                whom.priority = Priority(whom.priority - 1)
+                self.let_age(whom)
             elif isinstance(whom, OracleTicket):
                 whom.give_up_at = None
-                if all(node.is_lost for node in self.nodes_of(whom.model)):
+                if all(node.has_lost(whom.model) for node in self.nodes_of(whom.model)):
                     self.end(whom, "NoHealthyNode")
+            elif isinstance(whom, OracleNode) and what == "grow":
+                self.grow(whom)
+                self.match()
             elif isinstance(whom, OracleNode):
                 whom.withheld_until = None
                 self.match()
@@ -310,7 +396,7 @@ class Oracle:
     def end_stranded(self) -> None:
         """A ticket taken back from a node ends when it has no other node left to go to."""
         for ticket in list(self.waiting):
-            if ticket.excluded and not self.has_way(ticket):
+            if (ticket.excluded or ticket.needs_company) and not self.has_way(ticket):
                 self.end(ticket, "NoOtherNode")
 
     def note_orphans(self) -> None:
@@ -329,7 +415,9 @@ class Oracle:
 
     def has_way(self, ticket: OracleTicket) -> bool:
         allowed = [node for node in self.nodes_of(ticket.model) if node.spec.id not in ticket.excluded]
-        return any(not node.is_lost for node in allowed) if ticket.excluded else bool(allowed)
+        if ticket.needs_company:
+            return sum(node.serves(ticket.model) for node in allowed) >= 2
+        return any(not node.has_lost(ticket.model) for node in allowed) if ticket.excluded else bool(allowed)
 
     def held_at_home(self, node: OracleNode) -> int:
         return sum(self.sent_to[ticket_id] == node.spec.address for ticket_id in node.held)

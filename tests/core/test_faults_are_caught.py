@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from scheduler.core import lazy_heap, slot_sharing
+from scheduler.core.ageing import Ageing
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.lazy_heap import LazyHeap
 from scheduler.core.lease import Lease
-from scheduler.core.node import Health, Node, NodeSpec
+from scheduler.core.node import AdminState, Health, Node, NodeSpec
 from scheduler.core.priority import Priority
 from scheduler.core.slot_sharing import SlotSharing
 from scheduler.core.slots import Slots
+from scheduler.core.slow_start import SlowStart
 from scheduler.core.ticket import QueueKey, Ticket
 from scheduler.core.ticket_queue import TicketQueue
 from scheduler.errors import AdmissionError, Cancelled
@@ -162,9 +164,9 @@ def priority_is_ignored(patch: pytest.MonkeyPatch) -> MakeDispatcher:
 @fault
 def a_retried_ticket_goes_to_the_back(patch: pytest.MonkeyPatch) -> MakeDispatcher:
     class Faulty(Dispatcher):
-        def resubmit(self, ticket: Ticket, exclude: str | None = None) -> None:
+        def resubmit(self, ticket: Ticket, exclude: str | None = None, needs_company: bool = False) -> None:
             ticket.sequence = next(self._sequence)
-            super().resubmit(ticket, exclude)
+            super().resubmit(ticket, exclude, needs_company)
 
     return Faulty
 
@@ -195,7 +197,7 @@ def a_changed_priority_costs_the_place(patch: pytest.MonkeyPatch) -> MakeDispatc
             ticket = self._waiting.get(request_id)
             super().change_priority(request_id, priority)
             if ticket is not None:
-                queue = self._queues[ticket.model]
+                queue = self._waiting.queues[ticket.model]
                 queue.remove(ticket)
                 ticket.sequence = next(self._sequence)
                 queue.push(ticket)
@@ -207,7 +209,7 @@ def a_changed_priority_costs_the_place(patch: pytest.MonkeyPatch) -> MakeDispatc
 def the_first_ticket_blocks_all_models(patch: pytest.MonkeyPatch) -> MakeDispatcher:
     class Faulty(Dispatcher):
         def _match(self, nodes: Sequence[Node]) -> bool:
-            first = min(self._waiting.values(), key=lambda ticket: ticket.key, default=None)
+            first = min(self._waiting, key=lambda ticket: ticket.key, default=None)
             return super()._match([node for node in nodes if first is not None and first.model in node.spec.models])
 
     return Faulty
@@ -269,6 +271,135 @@ def a_share_that_was_given_away_is_used_again(patch: pytest.MonkeyPatch) -> Make
 def leases_from_before_a_move_are_told_at_the_new_address(patch: pytest.MonkeyPatch) -> MakeDispatcher:
     patch.setattr(slot_sharing, "_is_at_home", lambda lease, node: True)
     return Dispatcher
+
+
+# -- ill nodes --------------------------------------------------------------------------------
+
+
+@fault
+def a_node_gets_its_whole_limit_as_soon_as_it_is_back(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    return lambda clock, slow_start_s, **settings: Dispatcher(clock, **settings)
+
+
+@fault
+def a_new_node_starts_slowly_too(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    note_health = SlowStart.note_health
+
+    def as_if_it_had_been_up(slow_start: SlowStart, node: Node, health: Health) -> None:
+        node.was_up = True
+        note_health(slow_start, node, health)
+
+    patch.setattr(SlowStart, "note_health", as_if_it_had_been_up)
+    return Dispatcher
+
+
+@fault
+def a_half_open_node_stays_so(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(SlowStart, "note_answered", lambda slow_start, node, now: None)
+    return Dispatcher
+
+
+@fault
+def a_recovering_node_grows_unnoticed(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(SlowStart, "_grow_and_match", lambda slow_start, node: slow_start.grow(node, slow_start._clock()))
+    return Dispatcher
+
+
+@fault
+def a_withdrawn_model_is_still_sent_to_the_node(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    patch.setattr(Dispatcher, "withdraw", lambda dispatcher, node_id, model: None)
+    return Dispatcher
+
+
+@fault
+def a_withdrawn_model_takes_the_others_with_it(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def withdraw(self, node_id: str, model: str) -> None:
+            for other in self._nodes[node_id].spec.models if node_id in self._nodes else ():
+                super().withdraw(node_id, other)
+
+    return Faulty
+
+
+@fault
+def a_model_that_is_listed_again_wakes_nobody(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def note_models(self, node_id: str, listed: Collection[str] | None) -> None:
+            self._match = lambda nodes: False  # type: ignore[method-assign]
+            try:
+                super().note_models(node_id, listed)
+            finally:
+                del self._match
+
+    return Faulty
+
+
+@fault
+def a_poisonous_request_goes_to_the_last_node(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def resubmit(self, ticket: Ticket, exclude: str | None = None, needs_company: bool = False) -> None:
+            super().resubmit(ticket, exclude)
+
+    return Faulty
+
+
+@fault
+def company_that_goes_while_a_poisonous_request_waits_is_not_missed(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def _end_stranded(self, models: Iterable[str]) -> None:
+            kept = [ticket for ticket in self._waiting if ticket.needs_company]
+            for ticket in kept:
+                ticket.needs_company = False
+            super()._end_stranded(models)
+            for ticket in kept:
+                ticket.needs_company = True
+
+    return Faulty
+
+
+@fault
+def a_draining_node_that_is_down_is_given_up(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    is_lost = property(lambda node: node.state is AdminState.DISABLED or node.health is Health.DOWN)
+    patch.setattr(Node, "is_lost", is_lost)
+    return Dispatcher
+
+
+# -- ageing -----------------------------------------------------------------------------------
+
+
+@fault
+def nobody_ages(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    return lambda clock, aging_s, **settings: Dispatcher(clock, **settings)
+
+
+@fault
+def the_aged_become_critical(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    def begin(ageing: Ageing, ticket: Ticket, now: float) -> None:
+        ageing.end(ticket)
+        if ageing._interval_s and ticket.priority > Priority.CRITICAL:
+            ticket.rise = ageing._timetable.add(now + ageing._interval_s, lambda: ageing._rise(ticket))
+
+    patch.setattr(Ageing, "begin", begin)
+    return Dispatcher
+
+
+@fault
+def a_risen_ticket_goes_behind_its_new_equals(patch: pytest.MonkeyPatch) -> MakeDispatcher:
+    class Faulty(Dispatcher):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            move = self._waiting.move
+
+            def to_the_end(ticket: Ticket, priority: Priority) -> None:
+                if ticket.rise is not None and ticket.rise.item is None:  # its timer has just run
+                    ticket.sequence = next(self._sequence)
+                    self._waiting.queues[ticket.model].remove(ticket)
+                    self._waiting.queues[ticket.model].push(ticket)
+                move(ticket, priority)
+
+            self._waiting.move = to_the_end  # type: ignore[method-assign]
+
+    return Faulty
 
 
 # -- the match --------------------------------------------------------------------------------
@@ -423,9 +554,9 @@ def a_deadline_is_noticed_one_tick_late(patch: pytest.MonkeyPatch) -> MakeDispat
 @fault
 def a_deadline_starts_again_at_a_retry(patch: pytest.MonkeyPatch) -> MakeDispatcher:
     class Faulty(Dispatcher):
-        def resubmit(self, ticket: Ticket, exclude: str | None = None) -> None:
+        def resubmit(self, ticket: Ticket, exclude: str | None = None, needs_company: bool = False) -> None:
             ticket.deadline = self._clock() + (ticket.deadline - ticket.queued_at)
-            super().resubmit(ticket, exclude)
+            super().resubmit(ticket, exclude, needs_company)
 
     return Faulty
 
