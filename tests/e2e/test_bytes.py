@@ -199,6 +199,9 @@ FORMS = {
     "a boundary after a bare line feed": form(MODEL, file(b"RIFF\n--" + BOUNDARY.encode() + FAKE_PART)),
     "a part in the file": form(MODEL, file(b"--another" + FAKE_PART + b"--another--")),
     "a file named model": form(MODEL, file(b"decoy", 'model"; name=\\"model')),
+    "a name within the filename": form(MODEL, ('name="file"; filename="a; name=model"', b"decoy")),
+    "the filename first": form(('filename="a.wav"; name="file"', BINARY), ('x=y; name="model"', b"sim")),
+    "a boundary that goes on": form(MODEL, file(b"RIFF\r\n--" + BOUNDARY.encode() + b"x" + FAKE_PART)),
     "a filename in utf-8": form(file(BINARY, "Gespräch 谈话.wav"), MODEL),
     "line ends in the file": form(file(b"\r\n\r\n" * 100), MODEL),
     "an empty file": form(file(b""), MODEL),
@@ -235,6 +238,16 @@ def test_a_form_that_cannot_be_read_is_refused(
 
     assert (response.status_code, response.json()["error"]["code"]) == (400, code)
     assert node.stats()["arrived"] == 0
+
+
+@pytest.mark.parametrize("hostile", [b"content-disposition:", b'; a="\\""', b"; \t", b";a=", b" name="], ids=repr)
+def test_the_head_of_a_part_costs_no_more_than_its_length(server: RunningServer, hostile: bytes) -> None:
+    body = form(("a=b" + (hostile * 50_000).decode(), b"sim"))
+    content_type = f"multipart/form-data; boundary={BOUNDARY}"
+
+    response = server.post(body, "/v1/audio/transcriptions", {"Content-Type": content_type}, timeout=10)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "missing_required_parameter")
 
 
 @pytest.mark.parametrize("size", [1, 7, 65_536])
