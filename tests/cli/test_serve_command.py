@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import scheduler
 from scheduler.cli import COMMANDS, main, serve
 
 
@@ -70,7 +71,8 @@ def test_every_command_explains_itself(command):
 def test_what_gunicorn_is_to_load_is_inside_the_package():
     assert serve.name == "serve"
     module = sys.modules["scheduler.cli.serve"]
-    assert module.GUNICORN_CONFIG.startswith("python:scheduler.")
+    assert Path(module.GUNICORN_CONFIG).parent == Path(scheduler.__file__).resolve().parent
+    assert Path(module.GUNICORN_CONFIG).is_file(), "a file, not a module: gunicorn reads it again at each reload"
     assert module.APPLICATION.startswith("scheduler.")
 
 
