@@ -76,6 +76,7 @@ ROWS = (
             {"scheduler.core", "scheduler.errors", "scheduler.gateway", "flask", "werkzeug", "msgspec", "pydantic"}
         ),
     ),
+    Row("scheduler.capacity", frozenset({"scheduler.core", "scheduler.errors"}), frozenset(OUTSIDE_WORLD)),
     Row("admin_ui", frozenset({"flask", "werkzeug"})),
 )
 
@@ -189,6 +190,9 @@ def row(layer: str) -> Row:
         ("scheduler.web", "import requests"),
         ("scheduler.web", "from sqlalchemy import select"),
         ("scheduler.web", "from flask_sqlalchemy import SQLAlchemy"),
+        ("scheduler.capacity", "from scheduler.settings.duration import parse_duration"),
+        ("scheduler.capacity", "import gevent.queue"),
+        ("scheduler.capacity", "import time"),
         ("admin_ui", "from scheduler.core.outcome import Outcome"),
     ],
 )
