@@ -181,7 +181,7 @@ def test_idle_connections_do_not_delay_a_stop(start_server: StartServer, start_n
         began = time.time()
         server.terminate()
         assert server.wait() == 0
-        assert time.time() - began < 3.0
+        assert time.time() - began < 5.0  # one second for those that may be about to send; keep-alive would be ten
         for client in fresh + used:
             assert client.read_to_end() == "end"
 
