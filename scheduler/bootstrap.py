@@ -135,6 +135,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         wall_clock=wall_clock,
         log_transition=log_node,
         on_error=_report("the health monitor"),
+        log_warning=lambda node_id, text: log.warning("node %s: %s", node_id, text),
+        delivered_since=lambda node_id, at: live_calls.delivered_since(node_id, at),
     )
 
     examiner = HttpNodeExaminer(scheduling.health_check_path, 2 * scheduling.health_check_timeout, clock, ca_file)

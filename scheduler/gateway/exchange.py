@@ -87,7 +87,7 @@ class Exchange:
         self._body_bytes = len(call.body)
         self._asked_at = self._created  # since when it waits for a slot
         self._dispatched_at = 0.0
-        self._last_piece_at = 0.0
+        self.last_piece_at = 0.0  # when the node has last sent something
         self._is_replying = False
         self._is_streaming = False
         self._is_reading = False
@@ -173,6 +173,7 @@ class Exchange:
         delivery = self._delivery = around.forwarder.prepare(target, call.path, call.query, call.headers, call.body)
         self.usage = UsageTap()
         self._is_whole = False
+        self.last_piece_at = 0.0
         self.record.first_byte_at = self.record.ttfb_ms = None  # what an earlier attempt brought was no answer
         upstream = self._upstream = delivery.send()
         return upstream
@@ -194,7 +195,7 @@ class Exchange:
             piece = upstream.read()
         finally:
             self._is_reading = False
-        now = self._last_piece_at = self._around.clock()
+        now = self.last_piece_at = self._around.clock()
         self._is_whole = upstream.is_finished
         if piece:
             self.usage.see(piece)
@@ -299,7 +300,7 @@ class Exchange:
                     self._time_out("request_timeout")
             elif elapsed > clocks.stream_timeout_s:
                 self._time_out("stream_timeout")
-            elif self._is_reading and now - self._last_piece_at > clocks.idle_timeout_s:
+            elif self._is_reading and now - self.last_piece_at > clocks.idle_timeout_s:
                 self._time_out("idle_timeout")
         if self._sending_since is not None:
             self._check_send(now, now - self._sending_since)

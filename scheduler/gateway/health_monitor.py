@@ -11,19 +11,22 @@ from scheduler.core.dispatcher_pool import DispatcherPool
 from scheduler.core.node import Health
 from scheduler.errors import UnknownNode
 from scheduler.gateway.health_rule import CONFIRM_S, HealthRule
-from scheduler.gateway.ports import Event, EventLog, NodeTarget, Prober
+from scheduler.gateway.ports import Event, EventLog, NodeTarget, Prober, ProbeResult
 from scheduler.gateway.roster import NodeRoster
 
-#: The reason of a node that refuses our key.
+#: The reasons of a node that refuses our key, and of one that does not answer in time.
 AUTH = "auth"
+TIMEOUT = "timeout"
 
 
 class HealthMonitor:
     """Probes every watched node in a greenlet of its own, and tells the dispatcher what the probes say.
 
-    `clock` gives seconds that never run backwards, `wall_clock` seconds since the epoch. `interval_s` is the pause
-    between the probes of a healthy node; `jitter` gives the factor of each pause. `log_transition(id, before, after,
-    reason)` is told each change of health, `on_error` what went wrong in a probe's greenlet, which then goes on.
+    `clock` gives seconds that never run backwards, `wall_clock` seconds since the epoch. `interval_s` is the time
+    between the beginnings of two probes of a healthy node; `jitter` gives its factor each time. `delivered_since(id,
+    at)` is True where the node has sent any byte of an answer since: then it is at work, and a probe that timed out
+    counts for nothing. `log_transition(id, before, after, reason)` is told each change of health, `log_warning(id,
+    text)` what is odd about a node, `on_error` what went wrong in a probe's greenlet, which then goes on.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class HealthMonitor:
         wall_clock: Callable[[], float],
         log_transition: Callable[[str, str, str, str | None], None],
         on_error: Callable[[BaseException], None],
+        log_warning: Callable[[str, str], None] = lambda node_id, text: None,
+        delivered_since: Callable[[str, float], bool] = lambda node_id, at: False,
         jitter: Callable[[], float] = lambda: random.uniform(0.9, 1.1),
     ) -> None:
         self._dispatcher = dispatcher
@@ -55,6 +60,8 @@ class HealthMonitor:
         self._wall_clock = wall_clock
         self._log_transition = log_transition
         self._on_error = on_error
+        self._log_warning = log_warning
+        self._delivered_since = delivered_since
         self._jitter = jitter
         self._watches: dict[str, _Watch] = {}
         self._is_running = False
@@ -88,7 +95,7 @@ class HealthMonitor:
         if watch is not None and watch.target.address == target.address:
             # Another key says nothing of the node's health, and a refusal of the old one is to be looked into again.
             successor.rule, successor.reason = watch.rule, watch.reason
-            successor.must_check_key = watch.must_check_key
+            successor.must_check_key, successor.warnings = watch.must_check_key, watch.warnings
         successor.greenlet = gevent.spawn(self._run, successor)
 
     def forget(self, node_id: str) -> None:
@@ -140,13 +147,13 @@ class HealthMonitor:
 
     def _probe(self, watch: "_Watch") -> None:
         node_id, generation = watch.target.id, watch.generation
-        watch.probed_at = self._clock()
+        began_at = watch.probed_at = self._clock()
         watch.due_at = float("inf")  # whoever asks for a probe from now on gets another one
         result = self._prober.probe(watch.target, check_key=watch.must_check_key)
         if not self._is_current(watch):
             return
         self._roster.note_check(node_id, self._wall_clock())
-        if watch.generation == generation:
+        if watch.generation == generation and not self._is_at_work(watch, result):
             before = watch.rule.health
             after = watch.rule.note(result.is_up)
             if after is Health.UP:
@@ -156,7 +163,31 @@ class HealthMonitor:
             watch.must_check_key = not result.is_up and (watch.must_check_key or result.reason == AUTH)
             self._pool.post(lambda: self._apply(watch))
             self._tell(node_id, before, after, watch.reason)
-        watch.wake(self._clock() + watch.rule.next_probe_s(self._interval_s) * self._jitter())
+        if result.is_up:
+            self._pool.post(lambda: self._dispatcher.note_models(node_id, result.models))
+            self._compare_models(watch, result.models)
+        # From its beginning: a node that lets probes time out is probed as often as another.
+        watch.wake(max(self._clock(), began_at + watch.rule.next_probe_s(self._interval_s) * self._jitter()))
+
+    def _is_at_work(self, watch: "_Watch", result: ProbeResult) -> bool:
+        """True where a node that is up was only too busy to answer a probe in time."""
+        is_slow = result.reason == TIMEOUT and not result.is_up and watch.rule.health is Health.UP
+        return is_slow and self._delivered_since(watch.target.id, self._clock() - self._interval_s)
+
+    def _compare_models(self, watch: "_Watch", listed: tuple[str, ...] | None) -> None:
+        """Warn, once a change, of models that a node is registered with and does not list."""
+        if listed is None:
+            return
+        node_id = watch.target.id
+        self._roster.note_models(node_id, listed)
+        warnings = self._roster.get(node_id).warnings
+        if warnings == watch.warnings:
+            return
+        before, watch.warnings = watch.warnings, warnings
+        note = "; ".join(warnings) or "all registered models are listed"
+        self._log_warning(node_id, note)
+        was, is_now = {"warnings": list(before)}, {"warnings": list(warnings)}
+        self._events.add(Event(self._wall_clock(), "node.models", node_id, "scheduler", was, is_now, note))
 
     def _apply(self, watch: "_Watch") -> None:
         """In a greenlet of the pool: tell the dispatcher what is known by now, unless the node is gone or has moved."""
@@ -182,6 +213,7 @@ class _Watch:
         self.rule = rule
         self.reason: str | None = None  # why it is down
         self.must_check_key = False
+        self.warnings: tuple[str, ...] = ()  # as told
         self.due_at = due_at  # of the next probe
         self.probed_at = float("-inf")  # when the last one began
         self.generation = 0  # grows when a probe under way has become worthless

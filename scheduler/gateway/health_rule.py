@@ -4,8 +4,9 @@ from scheduler.core.node import Health
 
 #: A down node that has answered once is asked again after this many seconds, and not later than it would be anyway.
 CONFIRM_S = 1.0
-#: Nodes that are not up are probed at least this often, in seconds.
-SOON_S = 5.0
+#: Nodes that are not up, or have just failed a probe, are probed at least this often, in seconds. With CONFIRM_S and
+#: 10 % of jitter this is less than the 5 s within which a node that is ready has to get its first request (rise 2).
+SOON_S = 3.0
 
 
 class HealthRule:
@@ -44,12 +45,10 @@ class HealthRule:
         self._needed = 1
 
     def next_probe_s(self, interval_s: float) -> float:
-        """Seconds until the next probe, without jitter."""
+        """Seconds from the beginning of the last probe to that of the next, without jitter."""
         if self.health is Health.UP:
-            return interval_s
-        if self._run:
-            return min(interval_s, CONFIRM_S)
-        return min(interval_s, SOON_S)
+            return min(interval_s, SOON_S) if self._run else interval_s
+        return min(interval_s, CONFIRM_S if self._run else SOON_S)
 
     def _become(self, health: Health) -> None:
         self.health = health

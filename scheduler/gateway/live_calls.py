@@ -44,6 +44,10 @@ class LiveCall(Protocol):
         """True while it holds a slot or its answer is still being sent; False while it waits."""
 
     @property
+    def last_piece_at(self) -> float:
+        """When the node it is at has last sent a piece of its answer; 0.0 where it has sent none."""
+
+    @property
     def phase(self) -> str: ...
 
     @property
@@ -58,6 +62,7 @@ class LiveCalls:
 
     def __init__(self) -> None:
         self._calls: dict[str, LiveCall] = {}
+        self._delivered_at: dict[str, float] = {}  # by node: the last piece of the calls that have ended
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -70,6 +75,9 @@ class LiveCalls:
 
     def remove(self, call: LiveCall) -> None:
         self._calls.pop(call.record.id, None)
+        node_id = call.record.node_id
+        if node_id is not None and call.last_piece_at > self._delivered_at.get(node_id, 0.0):
+            self._delivered_at[node_id] = call.last_piece_at
 
     def get(self, request_id: str) -> LiveCall:
         """The call with our id. Raises UnknownRequest."""
@@ -77,6 +85,12 @@ class LiveCalls:
         if call is None:
             raise UnknownRequest(request_id)
         return call
+
+    def delivered_since(self, node_id: str, at: float) -> bool:
+        """True where a node has sent any byte of an answer at `at`, on the exchanges' clock, or later."""
+        return self._delivered_at.get(node_id, 0.0) >= at or any(
+            call.last_piece_at >= at for call in self._calls.values() if call.record.node_id == node_id
+        )
 
     def running(self, limit: int) -> tuple[list[RunningView], int]:
         """The first `limit` running requests, oldest first, and how many run in all."""

@@ -10,7 +10,7 @@ from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.node import AdminState, Health, NodeSpec
 from scheduler.core.snapshot import NodeView
 from scheduler.errors import InvalidFields, NodeConflict, UnknownNode
-from scheduler.gateway.node_detail import NodeDetail
+from scheduler.gateway.node_detail import NodeDetail, model_warnings, recovery_text
 from scheduler.gateway.node_fields import check_node_fields, parse_address
 from scheduler.gateway.ports import Event, EventLog, NodeStore, NodeTarget, StoredNode
 
@@ -53,6 +53,7 @@ class NodeRoster:
         self._tombstones: dict[str, StoredNode] = {}  # nodes of the file that were deleted
         self._targets: dict[str, NodeTarget] = {}
         self._checked_at: dict[str, float] = {}
+        self._listed: dict[str, tuple[str, ...]] = {}  # the models that a node says it has, where it says so
         self._file_ids: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
@@ -155,6 +156,7 @@ class NodeRoster:
             address = self._targets[node_id].address
             del self._nodes[node_id], self._targets[node_id]
             self._checked_at.pop(node_id, None)
+            self._listed.pop(node_id, None)
             self._dispatcher.remove_node(node_id)
             self._events.add(Event(now, "node.removed", node_id, actor, before=_shown(node)))
             self._on_removed(node_id)
@@ -182,6 +184,11 @@ class NodeRoster:
         if node_id in self._nodes:
             self._checked_at[node_id] = at
 
+    def note_models(self, node_id: str, listed: tuple[str, ...]) -> None:
+        """This node says that it has these models."""
+        if node_id in self._nodes:
+            self._listed[node_id] = listed
+
     # -- inside -------------------------------------------------------------------------------
 
     def _find(self, node_id: str) -> StoredNode:
@@ -206,6 +213,7 @@ class NodeRoster:
             # What is known of the old address says nothing about the new one.
             self._dispatcher.set_health(after.id, Health.UNKNOWN)
             self._checked_at.pop(after.id, None)
+            self._listed.pop(after.id, None)
         self._put(after)
         self._add_event(before, after, actor, now)
         if former is not None and former.address != target.address:
@@ -249,7 +257,7 @@ class NodeRoster:
             has_api_key=self._targets[node.id].api_key is not None,
             state=view.state.value,
             health=view.health.value,
-            health_reason=view.health_reason,
+            health_reason=view.health_reason or recovery_text(view),
             in_flight=view.in_flight,
             last_check_at=self._checked_at.get(node.id),
             since=self._wall_clock() - (self._clock() - view.since),
@@ -257,6 +265,7 @@ class NodeRoster:
             updated_at=node.updated_at,
             overrides=tuple(sorted(node.overrides)),
             address_note=address_note,
+            warnings=model_warnings(view.spec.models, self._listed.get(node.id)),
         )
 
 

@@ -56,6 +56,7 @@ def node_json(node: NodeDetail) -> Json:
         "created_at": time_json(node.created_at),
         "updated_at": time_json(node.updated_at),
         "overrides": list(node.overrides),
+        "warnings": list(node.warnings),
     }
     if node.address_note is not None:
         shown["address_note"] = node.address_note

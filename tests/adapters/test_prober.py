@@ -74,7 +74,7 @@ def test_the_nodes_key_is_shown_and_nothing_of_the_environment(node, prober, mon
     assert node.calls[0].request.headers["Authorization"] == "Bearer sk-node"
     node.get(HEALTH)
     prober.probe(NODE)
-    assert "Authorization" not in node.calls[1].request.headers
+    assert "Authorization" not in node.calls[-1].request.headers
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,35 @@ def test_a_key_that_was_refused_must_be_accepted_by_the_models(node, prober, sta
     node.get(HEALTH)
     node.get(MODELS, status=status, json={"data": [{"id": "qwen"}]})
     assert prober.probe(WITH_KEY, check_key=True) == result
+
+
+def test_a_good_answer_is_followed_by_the_list_of_models(node, prober):
+    node.get(HEALTH)
+    node.get(MODELS, json={"data": [{"id": "qwen"}, {"id": "qwen-lora"}]})
+    assert prober.probe(NODE) == ProbeResult(True, models=("qwen", "qwen-lora"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 401, "json": {"data": [{"id": "qwen"}]}},
+        {"status": 404},
+        {"status": 500},
+        {"body": "<html>"},
+        {"json": {"data": 7}},
+        {"body": requests.ConnectionError(ConnectionResetError(104, "reset"))},
+        {"body": requests.ReadTimeout()},
+    ],
+)
+def test_a_missing_or_odd_list_is_no_failure(node, prober, answer):
+    node.get(HEALTH)
+    node.get(MODELS, **answer)
+    assert prober.probe(NODE) == ProbeResult(True)
+
+
+def test_an_engine_that_loads_its_model_says_so(node, prober):
+    node.get(HEALTH, status=503, json={"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
+    assert prober.probe(NODE) == ProbeResult(False, "loading")
 
 
 def test_an_ill_node_is_not_asked_for_its_models(node, prober):
@@ -195,6 +224,23 @@ def test_a_node_that_drips_is_timed_out_in_total(listen, head):
     assert (result["is_up"], result["reason"]) == (False, "timeout")
     assert 0.4 < result["elapsed_s"] < 3
     assert holder[0].seen_eof.wait(5)  # its connection is closed
+
+
+def test_a_list_that_never_comes_is_waited_for_within_the_same_deadline(listen):
+    holder: list[Listener] = []
+    asked = []
+
+    def handle(connection: socket.socket) -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        else:
+            holder[0].is_over.wait(10)
+
+    holder.append(listen(handle))
+    result = probe_patched(holder[0].address, 0.5)
+    assert (result["is_up"], result["reason"], len(asked)) == (True, None, 2)
+    assert 0.4 < result["elapsed_s"] < 3
 
 
 def test_a_silent_node_is_timed_out(listen):

@@ -34,6 +34,8 @@ class Ward:
         self.events = MemoryEventLog()
         self.prober = ScriptedProber()
         self.transitions: list[tuple[str, str, str, str | None]] = []
+        self.warnings: list[tuple[str, str]] = []
+        self.delivered_at: dict[str, float] = {}
         self.roster = NodeRoster(
             self.dispatcher,
             MemoryNodeStore(),
@@ -57,6 +59,8 @@ class Ward:
             wall_clock=time.time,
             log_transition=lambda *facts: self.transitions.append(facts),
             on_error=self.errors.append,
+            log_warning=lambda *facts: self.warnings.append(facts),
+            delivered_since=lambda node_id, at: self.delivered_at.get(node_id, 0.0) >= at,
             jitter=lambda: 1.0,
         )
         self.monitor.start()
@@ -130,6 +134,100 @@ def test_a_node_goes_down_after_fall_failures_and_up_after_rise_successes(ward):
         ward.probe_again()
         seen.append(ward.health())
     assert seen == [("up", None), ("up", None), ("down", "timeout"), ("down", "timeout"), ("up", None)]
+
+
+def test_a_node_that_sends_answers_is_not_taken_down_by_slow_probes(ward):
+    ward.add()
+    ward.probed()
+    ward.settle()
+    ward.prober.results["gpu-1"] = TIMEOUT
+    for _ in range(5):
+        ward.delivered_at["gpu-1"] = ward.clock()
+        ward.probe_again()
+    assert ward.health() == ("up", None)
+    ward.delivered_at["gpu-1"] = ward.clock() - LONG
+    for _ in range(3):
+        ward.probe_again()
+    assert ward.health() == ("down", "timeout")
+
+
+def test_answers_sent_excuse_no_failure_but_slowness(ward):
+    ward.add()
+    ward.probed()
+    ward.settle()
+    ward.prober.results["gpu-1"] = ProbeResult(False, "connection refused")
+    for _ in range(3):
+        ward.delivered_at["gpu-1"] = ward.clock()
+        ward.probe_again()
+    assert ward.health() == ("down", "connection refused")
+
+
+def test_a_node_that_lets_probes_hang_is_probed_again_without_another_pause():
+    ward = Ward(interval_s=5.0)
+    try:
+        ward.prober.results["gpu-1"] = TIMEOUT
+        ward.prober.hold("gpu-1")
+        ward.add()
+        ward.probed()
+        ward.skipped_s += 5.0  # what the probe took
+        ward.prober.let_go("gpu-1")
+        ward.probed()
+    finally:
+        ward.stop()
+
+
+# -- the models a node lists ------------------------------------------------------------------
+
+
+def test_a_registered_model_that_is_not_listed_is_warned_of_once_a_change(ward):
+    ward.prober.results["gpu-1"] = ProbeResult(True, models=("llama", "qwen"))
+    ward.add()
+    ward.probed()
+    ward.settle()
+    for _ in range(2):
+        ward.probe_again()
+    told = "registered model m is not listed by the engine; it lists: llama, qwen"
+    assert ward.roster.get("gpu-1").warnings == (told,)
+    assert ward.health() == ("up", None)
+    assert ward.warnings == [("gpu-1", told)]
+    ward.prober.results["gpu-1"] = ProbeResult(True, models=("m",))
+    for _ in range(2):
+        ward.probe_again()
+    assert ward.roster.get("gpu-1").warnings == ()
+    assert ward.warnings[1:] == [("gpu-1", "all registered models are listed")]
+    assert [event.kind for event in ward.events.events].count("node.models") == 2
+
+
+def test_a_list_that_cannot_be_read_warns_of_nothing(ward):
+    ward.add()
+    ward.probed()
+    ward.settle()
+    assert (ward.roster.get("gpu-1").warnings, ward.warnings) == ((), [])
+
+
+def test_warnings_follow_the_registration_and_end_with_a_move(ward):
+    ward.prober.results["gpu-1"] = ProbeResult(True, models=("llama",))
+    ward.add(models=["m", "llama"])
+    ward.probed()
+    ward.settle()
+    assert len(ward.roster.get("gpu-1").warnings) == 1
+    assert ward.roster.change("gpu-1", {"models": ["llama"]}, "op").warnings == ()
+    ward.roster.change("gpu-1", {"models": None}, "op")
+    ward.prober.hold("gpu-1")
+    assert ward.roster.change("gpu-1", {"address": "http://10.0.0.99:8000"}, "op").warnings == ()
+
+
+def test_a_withdrawn_model_is_back_when_a_probe_lists_it(ward):
+    ward.prober.results["gpu-1"] = ProbeResult(True, models=("other",))
+    ward.add()
+    ward.probed()
+    ward.settle()
+    ward.dispatcher.withdraw("gpu-1", "m")
+    ward.probe_again()
+    assert ward.dispatcher.node("gpu-1").withdrawn == {"m"}
+    ward.prober.results["gpu-1"] = ProbeResult(True, models=("m",))
+    ward.probe_again()
+    assert ward.dispatcher.node("gpu-1").withdrawn == frozenset()
 
 
 def test_nodes_never_wait_for_each_other(ward):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from scheduler.adapters.prober import CONNECT_S
 from scheduler.core.node import Health
-from scheduler.gateway.health_rule import HealthRule
+from scheduler.gateway.health_rule import CONFIRM_S, SOON_S, HealthRule
 
 
 def after(rule: HealthRule, probes: str) -> str:
@@ -37,18 +38,40 @@ def test_a_forced_down_ends_with_the_first_success():
     assert after(rule, "--") == "uu"  # and the usual counting is back
 
 
-def test_what_is_not_up_is_probed_soon_and_a_first_success_is_confirmed_sooner():
+def test_what_is_not_up_or_has_just_failed_is_probed_soon_and_a_first_success_is_confirmed_sooner():
     rule = HealthRule(rise=2, fall=2)
-    assert rule.next_probe_s(30.0) == 5.0
+    assert rule.next_probe_s(30.0) == SOON_S
     rule.note(True)
     assert rule.next_probe_s(30.0) == 30.0
     rule.note(False)
-    assert rule.next_probe_s(30.0) == 30.0
+    assert rule.next_probe_s(30.0) == SOON_S
     rule.note(False)
-    assert rule.next_probe_s(30.0) == 5.0
+    assert rule.next_probe_s(30.0) == SOON_S
     rule.note(True)
-    assert rule.next_probe_s(30.0) == 1.0
+    assert rule.next_probe_s(30.0) == CONFIRM_S
     assert rule.next_probe_s(0.5) == 0.5
+
+
+def test_a_node_that_is_ready_is_up_within_five_seconds_whenever_that_is():
+    rule = HealthRule(rise=2, fall=3)
+    rule.note(False)
+    longest_wait_s = rule.next_probe_s(30.0) * 1.1
+    rule.note(True)
+    assert longest_wait_s + rule.next_probe_s(30.0) * 1.1 < 5
+
+
+def test_a_host_that_has_vanished_is_down_within_twenty_seconds():
+    interval_s = 5.0
+    rule = HealthRule(rise=2, fall=3)
+    rule.note(True)
+    # The worst: bytes came until it vanished, so the probe that began just then counts for nothing, and connecting to
+    # it took so long that only the next interval brings another one.
+    now = interval_s - CONNECT_S + interval_s * 1.1
+    while True:
+        if rule.note(False) is Health.DOWN:
+            break
+        now += max(CONNECT_S, rule.next_probe_s(interval_s) * 1.1)
+    assert now + CONNECT_S < 20
 
 
 def test_repr_shows_how_far_it_is():

@@ -151,6 +151,7 @@ class FakeLiveCall:
         self.is_running = is_running
         self.phase = "streaming" if is_running else "queued"
         self.elapsed_ms = 12.34
+        self.last_piece_at = 0.0
         self.is_cancelled = False
         self._on_cancel = on_cancel
 

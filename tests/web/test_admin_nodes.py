@@ -26,6 +26,7 @@ def test_a_node_is_registered_shown_changed_and_removed(site):
         "created_at": "2023-11-14T22:30:00.000Z",
         "updated_at": "2023-11-14T22:30:00.000Z",
         "overrides": [],
+        "warnings": [],
     }
     assert site.send("POST", "/admin/nodes", GPU_1).status_code == 200
     assert [node["id"] for node in site.get("/admin/nodes").json["nodes"]] == ["gpu-1"]
