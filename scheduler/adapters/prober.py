@@ -38,7 +38,7 @@ _NETWORK_REASONS = {
 
 
 class HttpProber:
-    """Asks with GET `health_path`, and where that is 404 with GET /v1/models. After a good answer that list is asked for,
+    """Asks with GET `health_path`, and where that is 404 with GET /v1/models. After a good answer it reads that list,
     too, but only to know what the engine has.
 
     `timeout_s` bounds a probe in all: names, connections, and answers that drip. Needs gevent's patches for that.
