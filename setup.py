@@ -48,6 +48,7 @@ COMMANDS = {
     "nodes": "scheduler.cli.nodes:nodes",
     "requests": "scheduler.cli.requests:requests",
     "serve": "scheduler.cli.serve:serve",
+    "simulate": "scheduler.cli.simulate:simulate",
     "simulate-node": "scheduler.cli.simulate_node:simulate_node",
     "status": "scheduler.cli.status:status",
 }

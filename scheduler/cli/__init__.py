@@ -12,10 +12,11 @@ from scheduler.cli.healthcheck import healthcheck
 from scheduler.cli.nodes import nodes
 from scheduler.cli.requests import requests
 from scheduler.cli.serve import serve
+from scheduler.cli.simulate import simulate
 from scheduler.cli.simulate_node import simulate_node
 from scheduler.cli.status import status
 
-COMMANDS: tuple[click.Command, ...] = (config, db, healthcheck, nodes, requests, serve, simulate_node, status)
+COMMANDS: tuple[click.Command, ...] = (config, db, healthcheck, nodes, requests, serve, simulate, simulate_node, status)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -168,6 +168,15 @@ def test_a_node_that_comes_later_has_no_slots_before():
     assert (replay.max_waiting, replay.max_waiting_by_model) == (1, {"llama": 1})
 
 
+def test_a_node_that_comes_back_gets_one_request_until_it_has_answered():
+    events = (FleetEvent(1.0, Action.DOWN, "gpu-01"), FleetEvent(2.0, Action.UP, "gpu-01"))
+    clock = VirtualClock()
+    dispatcher = Dispatcher(clock, slow_start_s=0.0)
+    arrivals = [arrival(1.0 + i / 10) for i in range(3)]
+    passages = list(Replay(dispatcher, clock, Fleet((node(limit=3),), events), arrivals).run())
+    assert [p.granted_at_s for p in passages] == [2.0, 12.0, 12.0]
+
+
 def test_an_event_of_a_node_that_is_not_there_is_an_error():
     with pytest.raises(UnknownNode, match="gpu-09"):
         list(replay_of(Fleet((node(),), (FleetEvent(1.0, Action.DRAIN, "gpu-09"),)), arrival(0.0)).run())
