@@ -20,10 +20,10 @@ EVENTS = (
 
 
 def random_history(seed: int) -> History:
-    """The history of a seed; one in twenty has about 300 requests, most have 20 to 60."""
+    """The history of a seed; one in forty has about 300 requests, most have 20 to 60."""
     random = Random(seed)
     nodes = tuple(_node(random, f"n{i}") for i in range(random.choice((1, 2, 2, 3, 4))))
-    requests = random.randint(250, 300) if seed % 20 == 0 else random.randint(20, 60)
+    requests = random.randint(250, 300) if seed % 40 == 0 else random.randint(20, 60)
     slots = sum(node.spec.max_concurrent for node in nodes)
     mean_service_s = random.choice((2, 6, 20))
     gap_s = mean_service_s / slots * random.choice((0.3, 0.7, 1.0, 1.5))  # from too much to bear, to little to do
