@@ -467,6 +467,9 @@ def test_a_model_that_the_engine_has_lost_is_answered_by_the_engine(fleet: Fleet
     response = fleet.server.post({"model": "sim"})
 
     assert (response.status_code, response.text) == (404, said)
+    request_id = response.headers["X-Scheduler-Request-Id"]
+    check_record(fleet, request_id, outcome="failed", error_code="upstream_http_404", http_status=404)
+    fleet.renew("gpu-01")  # it gets nothing more for a model it is known to lack
 
 
 # -- replies that break after their first byte ------------------------------------------------
@@ -529,8 +532,8 @@ def test_a_compressed_stream_that_breaks_is_cut_for_nothing_can_be_added_to_it(f
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v1/nowhere", 404, "not_found"),
-        ("GET", "/v1/chat?key=canary", 404, "not_found"),
+        ("GET", "/v1/nowhere", 405, "method_not_allowed"),
+        ("GET", "/v1/chat?key=canary", 405, "method_not_allowed"),
         ("POST", "/nowhere", 405, "method_not_allowed"),
         ("GET", "/v1/models/gpt-4", 404, "model_not_found"),
         ("DELETE", "/v1/models/sim", 405, "method_not_allowed"),
@@ -562,7 +565,8 @@ def test_inference_takes_post_alone(server: RunningServer, method: str) -> None:
     response = server.http.request(method, server.url + CHAT, timeout=10)
 
     error = response.json()["error"]
-    assert (response.status_code, error["type"]) in [(404, BAD), (405, BAD)]
+    assert (response.status_code, error["type"], error["code"]) == (405, BAD, "method_not_allowed")
+    assert "POST" in response.headers["Allow"]
 
 
 def test_bad_fields_of_an_admin_body_are_all_told_at_once(server: RunningServer) -> None:

@@ -69,7 +69,13 @@ class Fleet:
             if node.wait(running=0)["peak"]:
                 node.reset()  # it was still at work
             if health[node_id] != "up":
-                self._registrations[node_id]()  # probes at once
+                self.renew(node_id)
+
+    def renew(self, node_id: str) -> None:
+        """Register the node anew, so that nothing is remembered against it: it is probed at once, has all its models,
+        and need not recover."""
+        assert self.server.admin("DELETE", f"/nodes/{node_id}").status_code == 204
+        self._registrations[node_id]()
 
     def later(self, call: Callable[[], requests.Response]) -> Future[requests.Response]:
         """Make a call in a thread of its own."""
