@@ -94,12 +94,15 @@ class Exchange:
         self._is_whole = False  # the last byte of the answer has arrived
         self._sending_since: float | None = None
         self._progress: tuple[int, float] | None = None  # of a blocked send: what the client took, and since when
-        client.watch(self._client_left)
-        around.live_calls.add(self)
-        around.recorder.save(record)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.record.id} {self.phase} {self._lease!r}>"
+
+    def begin(self) -> None:
+        """Become known to others: from here on its client may leave and an administrator may cancel it."""
+        self._around.live_calls.add(self)
+        self._client.watch(self._client_left)
+        self._around.recorder.save(self.record)
 
     # -- as others see it ---------------------------------------------------------------------
 
@@ -146,7 +149,10 @@ class Exchange:
 
     def wait_for_lease(self) -> Lease:
         """Block until the ticket has its lease, which this exchange then owns. Raises what ended the wait."""
-        lease = self._lease = self.ticket.wait()
+        lease = self.ticket.wait()
+        if self._is_finished:  # by another greenlet, after the grant: the slot is back already
+            raise self.ended_by or ClientGone("The request was ended.")
+        self._lease = lease
         now = self._dispatched_at = self._around.clock()
         record = self.record
         record.queue_ms = (record.queue_ms or 0.0) + (lease.granted_at - self._asked_at) * 1000
@@ -171,6 +177,7 @@ class Exchange:
         except UnknownNode as error:
             raise NodeUnreachable("The node was removed.") from error
         delivery = self._delivery = around.forwarder.prepare(target, call.path, call.query, call.headers, call.body)
+        self._raise_if_ended()
         self.usage = UsageTap()
         self._is_whole = False
         self.last_piece_at = 0.0
@@ -221,9 +228,14 @@ class Exchange:
         """Close or give back the node's connection, then the slot; True where that granted somebody. Idempotent."""
         lease, self._lease = self._lease, None
         delivery, self._delivery, self._upstream = self._delivery, None, None
-        if delivery is not None:
-            delivery.close()
-        return lease.release(hold_back_s) if lease is not None else False
+        has_granted = False
+        try:
+            if delivery is not None:
+                delivery.close()
+        finally:
+            if lease is not None:
+                has_granted = lease.release(hold_back_s)
+        return has_granted
 
     # -- the client ---------------------------------------------------------------------------
 
@@ -367,15 +379,28 @@ class Exchange:
         if self._is_finished:
             return
         self._is_finished = True
-        if self._read_ahead is not None:
-            # Its greenlet may wait on the connection: it has to be gone before the connection is closed under it.
-            self._read_ahead.stop()
-        self.let_go()
-        self._around.dispatcher.abandon(self.ticket)
-        self._around.sweep.remove(self)
-        self._client.unwatch()
-        self._drop_body()
-        self._around.live_calls.remove(self)
+        try:
+            self._give_back()
+        finally:
+            self._finish_record(outcome, code, message)
+
+    def _give_back(self) -> None:
+        """What fails, or is interrupted, keeps nothing of what follows from being given back."""
+        try:
+            if self._read_ahead is not None:
+                # Its greenlet may wait on the connection: it has to be gone before the connection is closed under it.
+                self._read_ahead.stop()
+        finally:
+            try:
+                self.let_go()
+            finally:
+                self._around.dispatcher.abandon(self.ticket)
+                self._around.sweep.remove(self)
+                self._drop_body()
+                self._around.live_calls.remove(self)
+                self._client.unwatch()
+
+    def _finish_record(self, outcome: Outcome, code: str | None, message: str | None) -> None:
         self.attempt_ended(code or outcome.value)
         record, now = self.record, self._around.clock()
         record.outcome, record.status = outcome.value, outcome.status

@@ -112,6 +112,7 @@ class Gateway:
         On an error everything is given back and the record is finished before it is raised.
         """
         try:
+            exchange.begin()
             return self._attempts(exchange)
         except BaseException as error:
             exchange.fail(error)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
-from scheduler.errors import SchedulerError
+from scheduler.errors import ReplyBroken
 
 #: So much of a reply is held for a client that reads slowly.
 LIMIT_BYTES = 1024 * 1024
@@ -26,7 +26,7 @@ class ReadAhead:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._is_ended = False
-        self._error: SchedulerError | None = None
+        self._error: Exception | None = None
         self._arrived = Event()
         self._has_room = Event()
         self._greenlet = gevent.spawn(self._run)
@@ -59,8 +59,9 @@ class ReadAhead:
                 while self._size >= LIMIT_BYTES:
                     self._has_room.clear()
                     self._has_room.wait()
-        except SchedulerError as error:
-            self._error = error
+        except BaseException as error:
+            # Whatever it is: a reply whose reading failed must not look as if it had ended.
+            self._error = error if isinstance(error, Exception) else ReplyBroken("The reply was read no further.")
         finally:
             self._is_ended = True
             self._arrived.set()

@@ -89,6 +89,11 @@ class ReplyStream:
                 raise StopIteration
         except SchedulerError as error:
             return self._broken(error)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            exchange.fail(error)  # else `close` would lay it at the client's door
+            raise
         if exchange.is_node_done and exchange.let_go():
             # Somebody was granted: let that call go out before this answer's tail is written.
             gevent.sleep(0)
@@ -117,10 +122,12 @@ class ReplyStream:
         exchange = self._exchange
         self._is_over = True
         has_left = isinstance(exchange.ended_by or error, ClientGone)
-        if has_left and self._has_told_end:
-            exchange.succeed()
+        if self._has_told_end and (has_left or not self._is_framed):
+            exchange.succeed()  # nothing but the end of the connection was to come
+            if not has_left:
+                raise StopIteration
         exchange.fail(error)
-        if has_left or not self._can_tell_error:
+        if has_left or self._has_told_end or not self._can_tell_error:
             exchange.reset_client()
             raise ReplyCut from error
         return _frame_end(self._tail) + self._error_event(exchange.ended_by or error)

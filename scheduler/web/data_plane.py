@@ -100,10 +100,15 @@ class DataPlane:
         # What a node might compress could not follow comments in plain text.
         exchange.call.headers = {k: v for k, v in exchange.call.headers.items() if k.lower() != "accept-encoding"}
         pending = PendingReply(lambda: self._gateway.serve(exchange))
-        reply = pending.wait(self._sse_keepalive_s)
-        if reply is not None:
-            return self._answer(reply, exchange, ours, start_response)
-        start_response("200 OK", [("Content-Type", "text/event-stream"), *ours, *_STREAM_HEADERS])
+        try:
+            reply = pending.wait(self._sse_keepalive_s)
+            if reply is not None:
+                return self._answer(reply, exchange, ours, start_response)
+            start_response("200 OK", [("Content-Type", "text/event-stream"), *ours, *_STREAM_HEADERS])
+        except BaseException:
+            # The greenlet that serves must not go on without an owner; where it has failed itself, nothing changes.
+            exchange.end_early(ClientGone("The request was ended."))
+            raise
         return KeptAliveStream(exchange, pending, self._sse_keepalive_s, error_event)
 
     def _read_call(
@@ -149,6 +154,7 @@ class DataPlane:
         self, exchange: Exchange, error: Exception, ours: Headers, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Answer a request that got no reply of a node."""
+        exchange.fail(error)
         error = exchange.ended_by or error
         if isinstance(error, ClientGone):
             raise ReplyCut from error
