@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "gunicorn[gevent]==27.0.1",
     "httptools>=0.9,<0.10",
     "msgspec>=0.22,<0.23",
+    "prometheus-client>=0.26,<0.27",
     "pydantic>=2.14,<3",
     "pyyaml>=6.0.3,<7",
     "requests>=2.34,<3",

@@ -18,15 +18,19 @@ from scheduler.adapters.address_book import AddressBook
 from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
 from scheduler.adapters.database import check_pragmas, is_sqlite, open_database
+from scheduler.adapters.database_size import database_bytes
 from scheduler.adapters.database_threads import DatabaseThreads
 from scheduler.adapters.event_log import BatchEventLog
 from scheduler.adapters.forwarder import HttpForwarder
+from scheduler.adapters.metrics_page import PrometheusPage
 from scheduler.adapters.migrate import upgrade
 from scheduler.adapters.node_examiner import HttpNodeExaminer
 from scheduler.adapters.node_store import SqlNodeStore
 from scheduler.adapters.prober import HttpProber
 from scheduler.adapters.recorder import BatchRecorder
 from scheduler.adapters.request_log import SqlRequestLog
+from scheduler.adapters.request_metrics import RequestMetrics
+from scheduler.adapters.state_metrics import StateMetrics, Watched
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.dispatcher_pool import DispatcherPool
 from scheduler.gateway.caller import Caller, KeyRing
@@ -40,6 +44,7 @@ from scheduler.gateway.live_calls import LiveCalls
 from scheduler.gateway.loop import Loop
 from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.node_watch import EjectionWatch
+from scheduler.gateway.record import RequestRecord
 from scheduler.gateway.roster import NodeRoster
 from scheduler.logs import log_node, log_request
 from scheduler.request_ids import request_ids
@@ -148,6 +153,12 @@ def build(app: Flask, loaded: Loaded) -> Built:
     client_watch = ClientWatch(_report("the watch on clients"))
     names = Loop(lambda: _refresh_names(book, scheduling.health_check_interval), _report("looking names up"))
     hub_lag = HubLag(clock, _report("the watch on the event loop"))
+    request_metrics = RequestMetrics(lambda model: any(model in node.spec.models for node in dispatcher.nodes()))
+
+    def finished(record: RequestRecord) -> None:
+        log_request(record)
+        request_metrics.note_finished(record)
+
     around = Surroundings(
         dispatcher,
         forwarder,
@@ -162,7 +173,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
             server.write_timeout,
         ),
         recorder,
-        log_request,
+        finished,
         _explain,
         clock,
         held.give_back,
@@ -194,6 +205,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
         scheduling.queue_timeout,
         scheduling.queue_timeout_max,
         scheduling.sse_keepalive,
+        request_metrics.note_unread,
     )
 
     # What runs beside the requests, in the order in which it starts.
@@ -212,6 +224,21 @@ def build(app: Flask, loaded: Loaded) -> Built:
         predecessor_gone=lambda: _finish_dead(writer, folder),
         end=lambda: _end(monitor, forwarder, writer, reader),
     )
+    state_metrics = StateMetrics(
+        Watched(
+            dispatcher,
+            (recorder, events),
+            hub_lag,
+            lambda: held.held,
+            server.max_held_bytes,
+            scheduling.max_queue_size,
+            lambda: database_bytes(engine),
+            lambda: runtime.uptime_s,
+            runtime.is_ready,
+            __version__,
+        )
+    )
+    metrics_key = settings.auth.metrics_key
     admin_keys = tuple(key.key.encode() for key in settings.auth.admin_api_keys)
     services = Services(
         dispatcher=dispatcher,
@@ -221,6 +248,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         request_log=SqlRequestLog(reader),
         event_log=events,
         admin_keys=admin_keys,
+        metrics_page=PrometheusPage((request_metrics, state_metrics)),
+        metrics_keys=(metrics_key.encode(),) if metrics_key else (),
         settings_view=lambda: as_dict(loaded),
         warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events, hub_lag),
         hub_lag=hub_lag,

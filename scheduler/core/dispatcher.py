@@ -330,6 +330,11 @@ class Dispatcher:
             limit, now, lambda ticket: why_it_waits(ticket, self._serving.get(ticket.model, []), now)
         )
 
+    def oldest_waits_s(self) -> dict[Priority, float]:
+        """By priority, how long the ticket that waits longest has waited; only those where somebody waits."""
+        now = self._clock()
+        return {priority: now - queued_at for priority, queued_at in self._waiting.oldest().items()}
+
     # -- inside: no switch point below --------------------------------------------------------
 
     def _advance(self) -> float:

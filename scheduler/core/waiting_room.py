@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
+from math import inf
 
 from scheduler.core.priority import Priority
 from scheduler.core.snapshot import QueueView, TicketView
@@ -71,6 +72,14 @@ class WaitingRoom:
         ticket.priority = priority
         self._by_priority[priority] += 1
         queue.push(ticket)
+
+    def oldest(self) -> dict[Priority, float]:
+        """By priority, since when the ticket that waits longest has waited. Looks at each ticket, and sorts none."""
+        oldest: dict[Priority, float] = {}
+        for ticket in self._tickets.values():
+            if ticket.queued_at < oldest.get(ticket.priority, inf):
+                oldest[ticket.priority] = ticket.queued_at
+        return oldest
 
     def view(self, limit: int, now: float, why: Callable[[Ticket], str]) -> QueueView:
         """The first `limit` tickets in order, and how many there are in all; `why` gives the reason of each."""

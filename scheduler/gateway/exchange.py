@@ -242,6 +242,7 @@ class Exchange:
     def sending(self, piece: bytes) -> None:
         """A piece goes to the client: until `sent`, its connection may block."""
         self.record.bytes_out += len(piece)
+        self.record.pieces += 1
         self._sending_since = self._around.clock()
         self._progress = None
 

@@ -193,6 +193,16 @@ class Recorder(Protocol):
         """Take the record as it is now, to be written soon. Never blocks, never raises, and is cheap."""
 
 
+class MetricsPage(Protocol):
+    """All metrics, for whoever scrapes them."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    def text(self) -> bytes:
+        """All metrics as they are now. May let other greenlets run meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Who changed what: a line of the audit trail."""

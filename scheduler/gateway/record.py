@@ -48,4 +48,5 @@ class RequestRecord:
     error_message: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    pieces: int = 0  # of the answer that went to the caller; for metrics, not kept
     attempts: list[Attempt] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Flask, Response
 
-from scheduler.web import admin_nodes, admin_queue, admin_requests, admin_status, health
+from scheduler.web import admin_nodes, admin_queue, admin_requests, admin_status, health, metrics
 from scheduler.web.auth import AdminGuard
 from scheduler.web.data_plane import ENGINE_PATHS
 from scheduler.web.error_handlers import install_error_handlers
@@ -13,6 +13,7 @@ def register_blueprints(app: Flask, check_client: ClientCheck) -> None:
     """Mount the admin side behind its guard, the health checks, and the list of models behind `check_client`."""
     app.register_blueprint(_admin_blueprint())
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     app.register_blueprint(models_blueprint(check_client))
     for rule in ("/v1/<path:_>", *sorted(ENGINE_PATHS)):
         app.add_url_rule(rule, rule, refuse_other_methods, methods=["GET", "PUT", "PATCH", "DELETE"])

@@ -12,7 +12,7 @@ from scheduler.core.dispatcher import Dispatcher
 from scheduler.gateway.hub_lag import HubLag
 from scheduler.gateway.live_calls import LiveCalls
 from scheduler.gateway.node_trial import NodeTrial
-from scheduler.gateway.ports import EventLog, RequestLog
+from scheduler.gateway.ports import EventLog, MetricsPage, RequestLog
 from scheduler.gateway.roster import NodeRoster
 
 
@@ -27,6 +27,8 @@ class Services:
     request_log: RequestLog
     event_log: EventLog
     admin_keys: tuple[bytes, ...]  # empty: the admin side is open
+    metrics_page: MetricsPage
+    metrics_keys: tuple[bytes, ...]  # empty: anybody may scrape
     settings_view: Callable[[], dict[str, Any]]  # effective settings with sources, secrets masked
     warnings: Callable[[], list[str]]  # what an operator must know: open admin side, lost records, ...
     is_ready: Callable[[], bool]  # may be sent traffic

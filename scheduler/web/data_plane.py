@@ -43,7 +43,8 @@ class DataPlane:
     """Answers inference requests. It is the outermost layer that knows of a request, and so it owns the exchange until
     that has moved into the stream it returns, whose `close` the server calls.
 
-    `client_of` gives the caller's connection from the WSGI environment.
+    `client_of` gives the caller's connection from the WSGI environment; `note_unread` is told the error code of each
+    request that is refused before its model is known.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class DataPlane:
         queue_timeout_s: float,
         queue_timeout_max_s: float,
         sse_keepalive_s: float = 0.0,
+        note_unread: Callable[[str], None] = lambda code: None,
     ) -> None:
         self._gateway = gateway
         self._key_ring = key_ring
@@ -65,6 +67,7 @@ class DataPlane:
         self._queue_timeout_s = queue_timeout_s
         self._queue_timeout_max_s = queue_timeout_max_s
         self._sse_keepalive_s = sse_keepalive_s
+        self._note_unread = note_unread
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         request_id = self._next_id()
@@ -170,10 +173,11 @@ class DataPlane:
         environ: dict[str, Any],
         start_response: StartResponse,
     ) -> Iterable[bytes]:
-        """Answer a request whose model is not known: it leaves a line in the log, and no record."""
+        """Answer a request whose model is not known: it leaves a line in the log and a figure, and no record."""
+        answer = describe(error, request_id)
+        self._note_unread(answer.code)
         if isinstance(error, ClientGone):
             raise ReplyCut from error
-        answer = describe(error, request_id)
         level, cause = logging.INFO, None
         if not isinstance(error, SchedulerError):
             level, cause = logging.ERROR, error

@@ -94,6 +94,15 @@ class MemoryRequestLog:
         return iter(list(reversed(self._events.events))[offset : offset + limit])
 
 
+class FixedMetricsPage:
+    """Always the same text."""
+
+    content_type = "text/plain; version=0.0.4"
+
+    def text(self) -> bytes:
+        return b"up 1\n"
+
+
 class ScriptedProber:
     """Answers probes as told: `results[id]`, else up. `hold(id)` lets that node's probes hang until `let_go`.
 

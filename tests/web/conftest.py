@@ -15,7 +15,7 @@ from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.roster import NodeRoster
 from scheduler.web.blueprints import register_blueprints
 from scheduler.web.context import Services
-from tests.support.fakes import MemoryEventLog, MemoryNodeStore, MemoryRequestLog, ScriptedExaminer
+from tests.support.fakes import FixedMetricsPage, MemoryEventLog, MemoryNodeStore, MemoryRequestLog, ScriptedExaminer
 
 GPU_1 = {"id": "gpu-1", "address": "http://10.0.0.1:8000", "models": ["qwen"], "max_concurrent": 4}
 
@@ -26,6 +26,7 @@ class Site:
 
     admin_keys: tuple[bytes, ...] = ()
     client_keys: tuple[bytes, ...] = ()
+    metrics_keys: tuple[bytes, ...] = ()
     warnings: list[str] = field(default_factory=list)
     is_ready: bool = True
     now: float = 1_000.0
@@ -46,6 +47,7 @@ class Site:
             on_left=lambda address: None,
         )
         self.examiner = ScriptedExaminer()
+        self.metrics_page = FixedMetricsPage()
         keys = KeyRing([Caller("key", key=key) for key in self.client_keys])
         self.app = Flask("test", static_folder=None)
         self.app.extensions["scheduler"] = Services(
@@ -56,6 +58,8 @@ class Site:
             request_log=self.request_log,
             event_log=self.events,
             admin_keys=self.admin_keys,
+            metrics_page=self.metrics_page,
+            metrics_keys=self.metrics_keys,
             settings_view=lambda: {"server": {"port": {"value": 8080, "source": "default"}}},
             warnings=lambda: self.warnings,
             is_ready=lambda: self.is_ready,
