@@ -30,6 +30,7 @@ from scheduler.adapters.prober import HttpProber
 from scheduler.adapters.recorder import BatchRecorder
 from scheduler.adapters.request_log import SqlRequestLog
 from scheduler.adapters.request_metrics import RequestMetrics
+from scheduler.adapters.rollups import roll_up_old_rows
 from scheduler.adapters.state_metrics import StateMetrics, Watched
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.dispatcher_pool import DispatcherPool
@@ -85,6 +86,8 @@ def prepare_database(settings: Settings) -> None:
     engine = open_database(app, settings.database.path, settings.database.url)
     upgrade(app)
     check_pragmas(engine)
+    with engine.begin() as connection:
+        roll_up_old_rows(connection)
     engine.dispose()
 
 

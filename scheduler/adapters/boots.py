@@ -15,8 +15,10 @@ from pathlib import Path
 from sqlalchemy import Connection, select, text, update
 
 from scheduler.adapters.database import is_sqlite
+from scheduler.adapters.rollups import Rollups
 from scheduler.adapters.stored_text import stored_name
 from scheduler.adapters.tables import BOOTS, NOT_COMPLETED, REQUESTS
+from scheduler.adapters.tally import Facts, facts_of
 from scheduler.adapters.upsert import Upsert
 from scheduler.errors import StartRefused
 
@@ -90,18 +92,24 @@ def mark_interrupted(connection: Connection, data_dir: str | Path, now: float) -
                 continue
             if not is_sqlite(connection) and _home_of(connection, boot_id) != _home(folder):
                 continue
-            marked += connection.execute(
-                update(REQUESTS)
-                .where(REQUESTS.c.boot_id == boot_id, is_unfinished, text(NOT_COMPLETED))
-                .values(
-                    status="failed",
-                    outcome="interrupted",
-                    error_code="interrupted",
-                    error_message=INTERRUPTED_MESSAGE,
-                    finished_at=round(now * 1000),
-                )
-            ).rowcount
+            marked += _interrupt(connection, boot_id, now)
     return marked
+
+
+def _interrupt(connection: Connection, boot_id: str, now: float) -> int:
+    rollups = Rollups(connection.dialect)
+    rollups.take_turn(connection)
+    is_left = (REQUESTS.c.boot_id == boot_id, REQUESTS.c.status.in_(("pending", "processing")), text(NOT_COMPLETED))
+    left = connection.execute(select(*(REQUESTS.c[name] for name in Facts._fields)).where(*is_left)).mappings().all()
+    told = {"outcome": "interrupted", "error_code": "interrupted"}
+    connection.execute(
+        update(REQUESTS)
+        .where(*is_left)
+        .values(status="failed", error_message=INTERRUPTED_MESSAGE, finished_at=round(now * 1000), **told)
+    )
+    # The end of a request is counted where it is written.
+    rollups.add(connection, [facts_of({**row, **told}) for row in left])
+    return len(left)
 
 
 class GranterLock:

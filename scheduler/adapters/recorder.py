@@ -3,13 +3,16 @@
 import json
 from collections.abc import Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
 
 from scheduler.adapters.database_threads import DatabaseThreads
+from scheduler.adapters.rollups import Rollups
 from scheduler.adapters.stored_text import stored_name, stored_text
 from scheduler.adapters.tables import REQUESTS
+from scheduler.adapters.tally import Facts
 from scheduler.adapters.upsert import Upsert
 from scheduler.adapters.write_behind import WriteBehind
 from scheduler.gateway.record import Attempt, RequestRecord
@@ -42,6 +45,9 @@ CHANGING = (
 )
 COLUMNS = FIXED + CHANGING
 
+_ID, _OUTCOME = COLUMNS.index("id"), COLUMNS.index("outcome")
+_FACTS = itemgetter(*(COLUMNS.index(name) for name in Facts._fields))
+
 
 class BatchRecorder(WriteBehind[RequestRecord]):
     """Keeps the latest state of every record that changed; every `interval_s` one batch of them goes to the writer.
@@ -66,6 +72,7 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         self._unfinished: dict[str, RequestRecord] = {}
         self._finished: dict[str, RequestRecord] = {}
         self._upsert = Upsert(REQUESTS, COLUMNS, "id", CHANGING, writer.engine.dialect)
+        self._rollups = Rollups(writer.engine.dialect)
 
     def save(self, record: RequestRecord) -> None:
         """Take the record as it is now, to be written soon. Never blocks, never raises."""
@@ -102,7 +109,14 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         return request_row(item)
 
     def _write(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        finished = [row for row in rows if row[_OUTCOME] is not None]
+        if finished:
+            self._rollups.take_turn(connection)
+            # A batch whose commit went through unheard is written again: what it finished is counted already.
+            counted = self._rollups.finished_among(connection, [row[_ID] for row in finished])
+            finished = [row for row in finished if row[_ID] not in counted]
         self._upsert.execute(connection, rows)
+        self._rollups.add(connection, [Facts(*_FACTS(row)) for row in finished])
 
 
 def request_row(record: RequestRecord) -> tuple[Any, ...]:

@@ -8,13 +8,13 @@ Indexes for what is rare (failures, waiting requests, priorities other than norm
 request pays for five indexes, not for ten. A query must repeat the predicate of a partial index to use it; that is
 written in request_log.py and boots.py.
 
-Still to come, all additive: rollups by minute and hour (counts, sums, sketches for percentiles) fed by the writer in
-the transaction that finishes a row, and months of usage by key and model.
+A rollup is kept for each outcome, model, node, priority, key, and key with model, not for each combination of all of
+them: that would be nearly as many as requests, and a figure over a month would have to add them up.
 """
 
 from typing import cast
 
-from sqlalchemy import BigInteger, Index, Integer, String, Table, Text, text
+from sqlalchemy import BigInteger, Index, Integer, LargeBinary, String, Table, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from scheduler.adapters.database import Model
@@ -51,7 +51,7 @@ class RequestRow(Model):
 
     The attempts are a JSON column and no table of their own: they are only ever read together with their request,
     nearly every request has exactly one, and a second table would double rows and indexes for ten million requests.
-    Figures by node will come from rollups, which the writer feeds from the record and not from this column.
+    Figures by node come from rollups, which the writer feeds from the record and not from this column.
     """
 
     __tablename__ = "requests"
@@ -150,6 +150,54 @@ class BootRow(Model):
     started_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class RollupRow(Model):
+    """Figures of the requests that were created within `step_ms` from `at` on, and are finished; see tally.py.
+
+    On SQLite the rows lie in the order of the key: a range of time of one dimension is read in one piece.
+    """
+
+    __tablename__ = "rollups"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    step_ms: Mapped[int] = mapped_column(Integer, primary_key=True)
+    dimension: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    completed: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    without_usage: Mapped[int] = mapped_column(BigInteger)
+    queue_us: Mapped[int] = mapped_column(BigInteger)
+    ttfb_us: Mapped[int] = mapped_column(BigInteger)
+    latency_us: Mapped[int] = mapped_column(BigInteger)
+    queue: Mapped[bytes | None] = mapped_column(LargeBinary)
+    ttfb: Mapped[bytes | None] = mapped_column(LargeBinary)
+    latency: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class RollupInboxRow(Model):
+    """Finished requests that the rollups do not yet hold, a JSON list of facts for each batch."""
+
+    __tablename__ = "rollup_inbox"
+
+    seq: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    facts: Mapped[str] = mapped_column(Text)
+
+
+class MarkRow(Model):
+    """A fact about the database itself; see marks.py."""
+
+    __tablename__ = "marks"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
 NODES = cast(Table, NodeRow.__table__)
 EVENTS = cast(Table, EventRow.__table__)
 BOOTS = cast(Table, BootRow.__table__)
+ROLLUPS = cast(Table, RollupRow.__table__)
+ROLLUP_INBOX = cast(Table, RollupInboxRow.__table__)
+MARKS = cast(Table, MarkRow.__table__)

@@ -19,7 +19,12 @@ class Upsert:
     """
 
     def __init__(
-        self, table: Table, columns: Sequence[str], key: str, changing: Sequence[str], dialect: Dialect
+        self,
+        table: Table,
+        columns: Sequence[str],
+        key: str | Sequence[str],
+        changing: Sequence[str],
+        dialect: Dialect,
     ) -> None:
         quote = dialect.identifier_preparer.quote
         mark = "?" if dialect.paramstyle == "qmark" else "%s"
@@ -27,7 +32,8 @@ class Upsert:
         self._head = f"INSERT INTO {quote(table.name)} ({','.join(quote(name) for name in columns)}) VALUES "
         # Columns that never change are left out: SQLite rewrites the indexes of every column that is named here.
         changes = ",".join(f"{quote(name)}=excluded.{quote(name)}" for name in changing)
-        self._tail = f" ON CONFLICT ({quote(key)}) DO " + (f"UPDATE SET {changes}" if changing else "NOTHING")
+        unique = ",".join(quote(name) for name in ([key] if isinstance(key, str) else key))
+        self._tail = f" ON CONFLICT ({unique}) DO " + (f"UPDATE SET {changes}" if changing else "NOTHING")
         self._statements = {size: self._head + ",".join([self._values] * size) + self._tail for size in CHUNK_SIZES}
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -11,17 +11,21 @@ from scheduler.adapters import migrate
 from scheduler.adapters.database import db, open_database
 from scheduler.errors import StartRefused
 
+HEAD = "0002"
+
 
 def test_an_empty_database_gets_all_tables(app, database_file):
     engine = open_database(app, path=str(database_file))
     assert migrate.check_revision(engine) is None
-    assert migrate.upgrade(app) == "0001"
-    assert migrate.check_revision(engine) == "0001"
-    assert {"nodes", "requests", "events", "boots"} <= set(inspect(engine).get_table_names())
+    assert migrate.upgrade(app) == HEAD
+    assert migrate.check_revision(engine) == HEAD
+    assert {"nodes", "requests", "events", "boots", "rollups", "rollup_inbox", "marks"} <= set(
+        inspect(engine).get_table_names()
+    )
 
 
 def test_upgrading_again_does_nothing(app, engine):
-    assert migrate.upgrade(app) == migrate.upgrade(app) == "0001"
+    assert migrate.upgrade(app) == migrate.upgrade(app) == HEAD
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(engine, tmp_path):
@@ -74,7 +78,7 @@ def test_several_processes_may_start_at_once(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
     ends = [process.communicate(timeout=60) for process in processes]
-    assert [out.strip() for out, _ in ends] == ["0001"] * 4, ends
+    assert [out.strip() for out, _ in ends] == [HEAD] * 4, ends
 
 
 def test_the_flask_command_uses_the_same_migrations(app, database_file):
@@ -82,7 +86,7 @@ def test_the_flask_command_uses_the_same_migrations(app, database_file):
     migrate.install(app)
     result = app.test_cli_runner().invoke(args=["db", "upgrade"])
     assert result.exit_code == 0, result.output
-    assert migrate.upgrade(app) == "0001"
+    assert migrate.upgrade(app) == HEAD
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(app, database_file, monkeypatch):
@@ -96,4 +100,4 @@ def test_a_migration_that_fails_leaves_nothing_behind(app, database_file, monkey
         migrate.upgrade(app)
     monkeypatch.undo()
     assert inspect(engine).get_table_names() == []
-    assert migrate.upgrade(app) == "0001"
+    assert migrate.upgrade(app) == HEAD
