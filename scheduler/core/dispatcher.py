@@ -235,10 +235,12 @@ class Dispatcher:
         self._end_stranded(node.spec.models)
 
     def note_answered(self, node_id: str) -> None:
-        """A node has answered a request: one that recovers may get more from now on. Cheap where none does."""
+        """A node has answered a request: one that recovers, or was busy, may get more from now on. Cheap for others."""
         node = self._nodes.get(node_id)
-        if node is not None and node.is_half_open:
-            self._slow_start.note_answered(node, self._advance())
+        if node is not None and (node.is_half_open or node.trial_limit is not None):
+            now = self._advance()
+            node.trial_limit = None
+            self._slow_start.note_answered(node, now)
             self._match([node])
 
     def is_half_open(self, node_id: str) -> bool:
@@ -467,16 +469,18 @@ class Dispatcher:
         self._lift(node)
         node.withheld_until = until
 
-        def lift_and_match() -> None:
+        def try_again() -> None:
             self._lift(node)
+            # One request has to find out: all that wait at once would be turned away at once.
+            node.trial_limit = node.slots.held + 1
             self._match([node])
 
-        node.recheck = self.timetable.add(until, lift_and_match)
+        node.recheck = self.timetable.add(until, try_again)
 
     def _lift(self, node: Node) -> None:
         if node.recheck is not None:
             self.timetable.cancel(node.recheck)
-        node.recheck = node.withheld_until = None
+        node.recheck = node.withheld_until = node.trial_limit = None
 
     def _inherit(self, node: Node) -> None:
         """What a removed node of the same id or address still runs counts against its successor."""

@@ -65,6 +65,7 @@ class Node:
         "slots",
         "spec",
         "state",
+        "trial_limit",
         "was_up",
         "withdrawn",
         "withheld_until",
@@ -89,6 +90,7 @@ class Node:
         self.grant_order = 0  # rotates ties: the node granted longest ago comes first
         self.withheld_until: float | None = None  # busy: its free slots are kept back until then
         self.recheck: Entry[Action] | None = None  # the timer that ends the withholding
+        self.trial_limit: int | None = None  # after it: one request more, to see whether it is still busy
 
     def __repr__(self) -> str:
         return f"<Node {self.spec.id} {self.slots.held}/{self.slots.limit} {self.health} {self.state}>"
@@ -132,6 +134,8 @@ class Node:
             limit = self.ceiling
         if self.pledge is not None and self.pledge < limit:
             limit = self.pledge
+        if self.trial_limit is not None and self.trial_limit < limit:
+            limit = self.trial_limit
         return limit
 
     @property

@@ -87,7 +87,7 @@ class Gateway:
         self._error_event = error_event
         self._wall_clock = wall_clock
         self._boot_id = boot_id
-        self._backoff = BusyBackoff()
+        self._backoff = BusyBackoff(around.clock)
 
     def accept(self, call: InferenceCall, client: ClientConnection, request_id: str) -> Exchange:
         """Open the record of a call; from here on its every end is seen. Whoever gets the exchange closes it."""

@@ -43,6 +43,7 @@ class OracleNode:
     health: Health = Health.UNKNOWN
     held: list[str] = field(default_factory=list)
     withheld_until: int | None = None
+    trial_limit: int | None = None  # it was busy: one request finds out whether it still is
     planned_as: int = 0
     elsewhere: int = 0
     promised: int | None = None  # by this process, which is to end: so many it may hold at most
@@ -57,7 +58,7 @@ class OracleNode:
     @property
     def may_hold(self) -> int:
         """Law 1: the effective limit."""
-        caps = [self.spec.max_concurrent - self.elsewhere, self.ceiling, self.promised]
+        caps = [self.spec.max_concurrent - self.elsewhere, self.ceiling, self.promised, self.trial_limit]
         return min(cap for cap in caps if cap is not None)
 
     @property
@@ -179,7 +180,7 @@ class Oracle:
             if not node.held:
                 self.removed.remove(node)
             return False
-        node.withheld_until = None
+        node.withheld_until = node.trial_limit = None
         if hold_back is not None:
             node.withheld_until, node.planned_as = self.now + hold_back, self.plan()
             return False
@@ -231,7 +232,7 @@ class Oracle:
     def remove_node(self, node_id: str) -> None:
         node = self.find_node(node_id)
         self.nodes.remove(node)
-        node.withheld_until = node.grows_at = None
+        node.withheld_until = node.grows_at = node.trial_limit = None
         if node.held:
             self.removed.append(node)
         self.note_orphans()
@@ -262,10 +263,13 @@ class Oracle:
 
     def note_answered(self, node_id: str) -> None:
         for node in self.nodes:
-            if node.spec.id == node_id and node.is_half_open:
+            if node.spec.id != node_id:
+                continue
+            node.trial_limit = None
+            if node.is_half_open:
                 node.answered_at = self.now
                 self.grow(node)
-                self.match()
+            self.match()
 
     def grow(self, node: OracleNode) -> None:
         """Slow start: from one to the limit, evenly, in the time since the first answer."""
@@ -358,6 +362,7 @@ class Oracle:
                 self.match()
             elif isinstance(whom, OracleNode):
                 whom.withheld_until = None
+                whom.trial_limit = len(whom.held) + 1
                 self.match()
             else:
                 assert isinstance(whom, str)

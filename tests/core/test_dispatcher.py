@@ -545,3 +545,33 @@ def test_operators_are_told_of_nodes_that_do_not_exist() -> None:
         with pytest.raises(UnknownNode):
             question("nowhere")
     bench.core.set_health("nowhere", Health.UP)  # a late probe of a removed node is no error
+
+
+def test_a_node_that_was_busy_gets_one_request_until_that_is_answered() -> None:
+    bench = Bench()
+    bench.node("a", limit=4)
+    first = bench.held()
+    waiting = [bench.submit() for _ in range(3)]
+    assert not any(ticket.is_waiting for ticket in waiting)
+    for lease in [lease_of(ticket) for ticket in waiting]:
+        lease.release(hold_back_s=5)
+    first.release(hold_back_s=5)
+    waiting = [bench.submit() for _ in range(4)]
+    assert all(ticket.is_waiting for ticket in waiting)
+    bench.pass_time(5)
+    assert [ticket.is_waiting for ticket in waiting] == [False, True, True, True]
+    bench.core.note_answered("a")
+    assert not any(ticket.is_waiting for ticket in waiting)
+
+
+def test_a_node_that_is_still_busy_is_left_alone_again_after_one_request() -> None:
+    bench = Bench()
+    bench.node("a", limit=4)
+    bench.held().release(hold_back_s=5)
+    waiting = [bench.submit() for _ in range(3)]
+    bench.pass_time(5)
+    lease_of(waiting[0]).release(hold_back_s=10)
+    bench.pass_time(9)
+    assert all(ticket.is_waiting for ticket in waiting[1:])
+    bench.pass_time(1)
+    assert [ticket.is_waiting for ticket in waiting[1:]] == [False, True]
