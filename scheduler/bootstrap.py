@@ -32,6 +32,7 @@ from scheduler.adapters.request_log import SqlRequestLog
 from scheduler.adapters.request_metrics import RequestMetrics
 from scheduler.adapters.rollups import roll_up_old_rows
 from scheduler.adapters.state_metrics import StateMetrics, Watched
+from scheduler.adapters.statistics import SqlStatistics
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.dispatcher_pool import DispatcherPool
 from scheduler.gateway.caller import Caller, KeyRing
@@ -249,6 +250,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
         node_trial=NodeTrial(roster, examiner, clock),
         live_calls=live_calls,
         request_log=SqlRequestLog(reader),
+        statistics=SqlStatistics(reader),
         event_log=events,
         admin_keys=admin_keys,
         metrics_page=PrometheusPage((request_metrics, state_metrics)),

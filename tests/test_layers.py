@@ -67,7 +67,15 @@ ROWS = (
     ),
     Row(
         "scheduler.adapters",
-        frozenset({"scheduler.core", "scheduler.gateway.ports", "scheduler.gateway.record", "scheduler.errors"}),
+        frozenset(
+            {
+                "scheduler.core",
+                "scheduler.errors",
+                "scheduler.gateway.figures",
+                "scheduler.gateway.ports",
+                "scheduler.gateway.record",
+            }
+        ),
         any_library=True,
     ),
     Row(

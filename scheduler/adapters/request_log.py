@@ -1,4 +1,4 @@
-"""SqlRequestLog: reads records, counts and events. It is the gateway's RequestLog."""
+"""SqlRequestLog: reads records and events. It is the gateway's RequestLog."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -63,22 +63,6 @@ class SqlRequestLog:
         query = select(*(REQUESTS.c[name] for name in FIELDS), REQUESTS.c.decision).where(REQUESTS.c.id == request_id)
         row = self._reader.run(lambda connection: connection.execute(query).mappings().first())
         return None if row is None else _request(row)
-
-    def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
-        """Counts by status, and the mean latency of completed requests (None if there are none)."""
-        query = _matching(REQUESTS.c.status, _conditions(RequestFilter(start_time=start_time, end_time=end_time)))
-        query = query.add_columns(func.count(), func.avg(REQUESTS.c.latency_ms)).group_by(REQUESTS.c.status)
-        found = self._reader.run(lambda connection: connection.execute(query).all())
-        counts = {status: count for status, count, _ in found}
-        means = {status: mean for status, _, mean in found}
-        return {
-            "total_requests": sum(counts.values()),
-            "pending_requests": counts.get("pending", 0),
-            "processing_count": counts.get("processing", 0),
-            "completed_count": counts.get("completed", 0),
-            "failed_count": counts.get("failed", 0),
-            "avg_latency_ms": means.get("completed"),
-        }
 
     def events(self, limit: int, offset: int) -> Iterator[Event]:
         """Events, newest first."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from scheduler.gateway.figures import Grouped, Totals, Usage
 from scheduler.gateway.record import RequestRecord
 
 # -- node transport ---------------------------------------------------------------------------
@@ -259,8 +260,18 @@ class RequestLog(Protocol):
     def get(self, request_id: str) -> dict[str, Any] | None:
         """One record with its attempts, or None."""
 
-    def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
-        """The figures of `GET /admin/stats`; `avg_latency_ms` is None where nothing was completed."""
-
     def events(self, limit: int, offset: int) -> Iterator[Event]:
         """Events, newest first."""
+
+
+class Statistics(Protocol):
+    """Figures of ranges of time, by when requests were created; also of requests whose records are gone."""
+
+    def totals(self, start_time: float | None, end_time: float | None) -> Totals:
+        """Of all requests of a range; None leaves it open."""
+
+    def grouped(self, edges: Sequence[float | None], group_by: str | None) -> Grouped:
+        """Of each range between two edges, by one of DIMENSIONS, or all together under the name None."""
+
+    def usage(self, start_time: float | None, end_time: float | None) -> tuple[list[Usage], bool]:
+        """What each key has used of each model, and whether that is exact."""

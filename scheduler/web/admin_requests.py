@@ -1,4 +1,4 @@
-"""`/admin/requests` and `/admin/stats`: what happened to requests."""
+"""`/admin/requests`: what happened to requests."""
 
 from flask import Blueprint, Response, jsonify
 
@@ -8,7 +8,7 @@ from scheduler.errors import UnknownRequest
 from scheduler.gateway.ports import RequestFilter
 from scheduler.web.context import services
 from scheduler.web.query import Query
-from scheduler.web.schemas import record_json, stats_json
+from scheduler.web.schemas import record_json
 
 blueprint = Blueprint("requests", __name__)
 
@@ -58,11 +58,3 @@ def show(request_id: str) -> Response:
         if found is None:
             raise
         return jsonify(record_json(found, with_decision=True))
-
-
-@blueprint.get("/stats")
-def stats() -> Response:
-    query = Query()
-    start_time, end_time = query.time("start_time"), query.time("end_time")
-    query.done()
-    return jsonify(stats_json(services().request_log.stats(start_time, end_time)))

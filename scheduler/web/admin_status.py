@@ -8,8 +8,9 @@ from flask import Blueprint, Response, jsonify
 
 from scheduler.core.node import AdminState
 from scheduler.web.context import services
+from scheduler.web.figures_json import totals_json
 from scheduler.web.query import Query
-from scheduler.web.schemas import by_priority_json, event_json, node_counts_json, stats_json
+from scheduler.web.schemas import by_priority_json, event_json, node_counts_json
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ def events() -> Response:
 def _recent() -> tuple[dict[str, Any] | None, list[str]]:
     """Counts of the recent past, and what to warn of where they cannot be had."""
     try:
-        stats = services().request_log.stats(time.time() - RECENT_S, None)
+        totals = services().statistics.totals(time.time() - RECENT_S, None)
     except Exception:
         # The dashboard is wanted most when something is broken.
         log.warning("the records could not be read for /admin/status", exc_info=True)
         return None, ["The records cannot be read at the moment: the database does not answer."]
-    return {"window_s": RECENT_S, **stats_json(stats)}, []
+    return {"window_s": RECENT_S, **totals_json(totals)}, []

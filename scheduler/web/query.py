@@ -1,11 +1,13 @@
 """Query: the checked parameters of a GET, with every mistake told at once."""
 
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from flask import request
 
 from scheduler.errors import InvalidFields
+from scheduler.gateway.time_buckets import find_zone
 
 
 class Query:
@@ -23,7 +25,7 @@ class Query:
         value = self.text(name)
         if value is None or value in allowed:
             return value
-        self._refuse(name, f"must be one of {', '.join(allowed)}")
+        self.refuse(name, f"must be one of {', '.join(allowed)}")
         return None
 
     def flag(self, name: str) -> bool | None:
@@ -36,7 +38,7 @@ class Query:
         if value is None:
             return default
         if not value.isascii() or not value.isdecimal() or len(value) > 12 or not least <= int(value) <= most:
-            self._refuse(name, f"must be a whole number from {least} to {most}")
+            self.refuse(name, f"must be a whole number from {least} to {most}")
             return default
         return int(value)
 
@@ -49,7 +51,7 @@ class Query:
         except ValueError:
             duration_ms = -1.0
         if not 0 <= duration_ms < 1e12:
-            self._refuse(name, "must be a number of milliseconds")
+            self.refuse(name, "must be a number of milliseconds")
             return None
         return duration_ms
 
@@ -63,8 +65,43 @@ class Query:
             moment = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
-            self._refuse(name, "must be a time like 2026-11-22T08:00:00Z")
+            self.refuse(name, "must be a time like 2026-11-22T08:00:00Z")
             return None
+
+    def zone(self, name: str) -> tuple[str, tzinfo]:
+        """A time zone by its IANA name; UTC where none is given."""
+        value = self.text(name) or "UTC"
+        zone = find_zone(value)
+        if zone is None:
+            self.refuse(name, "must be the name of a time zone, like Asia/Shanghai")
+        return value, zone or UTC
+
+    def choices(self, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+        """Some of the allowed words, with commas between them; all of them where none is given."""
+        value = self.text(name)
+        if value is None:
+            return tuple(allowed)
+        words = tuple(word.strip() for word in value.split(","))
+        if not set(words) <= set(allowed) or len(set(words)) < len(words):
+            self.refuse(name, f"must be one or more of {', '.join(allowed)}, each once")
+            return tuple(allowed)
+        return words
+
+    def month(self, name: str) -> tuple[int, int] | None:
+        """`2026-11` as year and month."""
+        value = self.text(name)
+        found = re.fullmatch(r"([0-9]{4})-(0[1-9]|1[0-2])", value or "")
+        if value is not None and (found is None or not 1970 < int(found[1]) < 9999):
+            self.refuse(name, "must be a month like 2026-11")
+            return None
+        return (int(found[1]), int(found[2])) if found else None
+
+    def span(self) -> tuple[float | None, float | None]:
+        """`start_time` and `end_time`, which must be in this order."""
+        start, end = self.time("start_time"), self.time("end_time")
+        if start is not None and end is not None and start >= end:
+            self.refuse("end_time", "must be later than start_time")
+        return start, end
 
     def done(self) -> None:
         """Raises InvalidFields."""
@@ -72,5 +109,6 @@ class Query:
         if faults:
             raise InvalidFields(faults)
 
-    def _refuse(self, name: str, message: str) -> None:
+    def refuse(self, name: str, message: str) -> None:
+        """Say what is wrong with a parameter; `done` tells it."""
         self._faults.append((name, message))

@@ -105,11 +105,6 @@ def record_json(record: RequestRecord | Mapping[str, Any], with_decision: bool =
     return shown
 
 
-def stats_json(stats: Mapping[str, Any]) -> Json:
-    """Counts, and the mean latency of completed requests."""
-    return {**stats, "avg_latency_ms": _ms(stats["avg_latency_ms"])}
-
-
 def queue_json(queue: QueueView, running: Sequence[RunningView], running_total: int, calls: LiveCalls) -> Json:
     """Who waits, in order, and who runs."""
     waiting = []

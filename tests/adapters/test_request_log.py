@@ -161,27 +161,6 @@ def test_a_search_that_finds_too_much_looks_at_the_newest_and_says_so(log, keep,
     assert page.total_is_estimate
 
 
-def test_the_stats_count_by_status_and_average_over_completed_requests(log, keep, new_record):
-    keep(
-        new_record(1, ended="completed", latency_ms=100.0),
-        new_record(2, ended="completed", latency_ms=300.0),
-        new_record(3, ended="failed", latency_ms=9000.0),
-        new_record(4),
-        new_record(5, status="processing"),
-    )
-    assert log.stats(None, None) == {
-        "total_requests": 5,
-        "pending_requests": 1,
-        "processing_count": 1,
-        "completed_count": 2,
-        "failed_count": 1,
-        "avg_latency_ms": 200.0,
-    }
-    assert log.stats(START + 2, START + 3)["avg_latency_ms"] == 300.0
-    nothing = log.stats(START + 1000, None)
-    assert (nothing["total_requests"], nothing["avg_latency_ms"]) == (0, None)
-
-
 @pytest.mark.parametrize(
     ("wanted", "index"),
     [

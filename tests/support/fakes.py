@@ -1,6 +1,6 @@
 """Second implementations of the ports, in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +11,7 @@ from gevent.queue import Queue
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.priority import Priority
 from scheduler.errors import SchedulerError
+from scheduler.gateway.figures import Figures, Grouped, Totals, Usage
 from scheduler.gateway.ports import (
     Event,
     ExamStep,
@@ -66,7 +67,6 @@ class MemoryRequestLog:
     def __init__(self, events: MemoryEventLog | None = None) -> None:
         self.records: list[dict[str, Any]] = []
         self.asked: list[tuple[RequestFilter, int, int]] = []
-        self.is_broken = False
         self._events = events or MemoryEventLog()
 
     def page(self, wanted: RequestFilter, limit: int, offset: int) -> RequestPage:
@@ -76,19 +76,6 @@ class MemoryRequestLog:
 
     def get(self, request_id: str) -> dict[str, Any] | None:
         return next((record for record in self.records if record["id"] == request_id), None)
-
-    def stats(self, start_time: float | None, end_time: float | None) -> dict[str, Any]:
-        if self.is_broken:
-            raise OSError("database is locked")
-        latencies = [record["latency_ms"] for record in self.records if record["status"] == "completed"]
-        return {
-            "total_requests": len(self.records),
-            "pending_requests": 0,
-            "processing_count": 0,
-            "completed_count": len(latencies),
-            "failed_count": len(self.records) - len(latencies),
-            "avg_latency_ms": sum(latencies) / len(latencies) if latencies else None,
-        }
 
     def events(self, limit: int, offset: int) -> Iterator[Event]:
         return iter(list(reversed(self._events.events))[offset : offset + limit])
@@ -101,6 +88,33 @@ class FixedMetricsPage:
 
     def text(self) -> bytes:
         return b"up 1\n"
+
+
+class ScriptedStatistics:
+    """Answers what tests put into its attributes; `asked` keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.found_totals = Totals(Figures(), 0, 0, True)
+        self.found_ranges: list[dict[str | None, Figures]] = []
+        self.found_usage: list[Usage] = []
+        self.is_exact = True
+        self.is_broken = False
+        self.asked: list[tuple[Any, ...]] = []
+
+    def totals(self, start_time: float | None, end_time: float | None) -> Totals:
+        if self.is_broken:
+            raise OSError("database is locked")
+        self.asked.append((start_time, end_time))
+        return self.found_totals
+
+    def grouped(self, edges: Sequence[float | None], group_by: str | None) -> Grouped:
+        self.asked.append((list(edges), group_by))
+        missing: list[dict[str | None, Figures]] = [{}] * (len(edges) - 1 - len(self.found_ranges))
+        return Grouped(self.found_ranges + missing, self.is_exact)
+
+    def usage(self, start_time: float | None, end_time: float | None) -> tuple[list[Usage], bool]:
+        self.asked.append((start_time, end_time))
+        return self.found_usage, self.is_exact
 
 
 class ScriptedProber:

@@ -15,7 +15,14 @@ from scheduler.gateway.node_trial import NodeTrial
 from scheduler.gateway.roster import NodeRoster
 from scheduler.web.blueprints import register_blueprints
 from scheduler.web.context import Services
-from tests.support.fakes import FixedMetricsPage, MemoryEventLog, MemoryNodeStore, MemoryRequestLog, ScriptedExaminer
+from tests.support.fakes import (
+    FixedMetricsPage,
+    MemoryEventLog,
+    MemoryNodeStore,
+    MemoryRequestLog,
+    ScriptedExaminer,
+    ScriptedStatistics,
+)
 
 GPU_1 = {"id": "gpu-1", "address": "http://10.0.0.1:8000", "models": ["qwen"], "max_concurrent": 4}
 
@@ -35,6 +42,7 @@ class Site:
         self.dispatcher = Dispatcher(lambda: self.now)
         self.events = MemoryEventLog()
         self.request_log = MemoryRequestLog(self.events)
+        self.statistics = ScriptedStatistics()
         self.live_calls = LiveCalls()
         self.roster = NodeRoster(
             self.dispatcher,
@@ -56,6 +64,7 @@ class Site:
             node_trial=NodeTrial(self.roster, self.examiner, lambda: self.now),
             live_calls=self.live_calls,
             request_log=self.request_log,
+            statistics=self.statistics,
             event_log=self.events,
             admin_keys=self.admin_keys,
             metrics_page=self.metrics_page,

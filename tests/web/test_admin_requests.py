@@ -1,4 +1,4 @@
-"""/admin/requests and /admin/stats."""
+"""/admin/requests."""
 
 from dataclasses import asdict
 
@@ -61,18 +61,3 @@ def test_a_finished_request_comes_from_the_log(site):
     site.request_log.records = [asdict(some_record("req-1", status="completed", decision="least loaded"))]
     assert site.get("/admin/requests/req-1").json["decision"] == "least loaded"
     assert site.get("/admin/requests/req-2").json["error"]["code"] == "request_not_found"
-
-
-def test_stats_count_and_average(site):
-    empty = site.get("/admin/stats").json
-    assert empty["avg_latency_ms"] is None
-    site.request_log.records = [asdict(some_record(str(n), status="completed", latency_ms=10.06)) for n in range(2)]
-    stats = site.get("/admin/stats?start_time=2023-11-14").json
-    assert stats == {
-        "total_requests": 2,
-        "pending_requests": 0,
-        "processing_count": 0,
-        "completed_count": 2,
-        "failed_count": 0,
-        "avg_latency_ms": 10.1,
-    }

@@ -23,7 +23,7 @@ def test_status_has_what_the_dashboard_needs(site):
 
 
 def test_status_answers_without_the_database(site):
-    site.request_log.is_broken = True
+    site.statistics.is_broken = True
     status = site.get("/admin/status").json
     assert status["recent"] is None
     assert "database" in status["warnings"][0]
