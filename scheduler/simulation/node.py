@@ -144,6 +144,12 @@ class SimulatedNode:
         return self._write(connection, request, self._probes.answer(request), hits)
 
     def _infer(self, connection: Connection, request: Request) -> bool:
+        # Whoever left before this request came is not counted beside it.
+        self._watch.look()
+        gevent.sleep(0)
+        if connection.has_left:
+            self.journal.count("incomplete")
+            raise PeerGone
         arrival = self.journal.arrive(request)
         hits = self.faults.take("request", request)
         writer = ReplyWriter(connection, hits, request.wants_keep_alive, request.version)

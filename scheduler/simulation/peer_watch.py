@@ -18,7 +18,7 @@ class PeerWatch:
         self._epoll = _epoll()
         self._on_left: dict[int, Callable[[], None]] = {}
         self._watcher = gevent.get_hub().loop.io(self._epoll.fileno(), 1)
-        self._watcher.start(self._collect)
+        self._watcher.start(self.look)
 
     def add(self, descriptor: int, on_left: Callable[[], None]) -> None:
         """Call `on_left` from the hub once the peer has left. It must not block."""
@@ -37,7 +37,8 @@ class PeerWatch:
             self._watcher.close()
             self._epoll.close()
 
-    def _collect(self) -> None:
+    def look(self) -> None:
+        """Tell of those who have left by now; called by the hub, and by whoever cannot wait for that."""
         for descriptor, _events in self._epoll.poll(0):
             on_left = self._on_left.get(descriptor)
             if on_left is not None:
