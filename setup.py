@@ -81,7 +81,7 @@ if __name__ == "__main__":
         python_requires=">=3.11",
         packages=find_packages(include=["scheduler", "scheduler.*", "admin_ui"]),
         package_data={
-            "scheduler": ["migrations/*", "migrations/versions/*.py"],
+            "scheduler": ["migrations/*", "migrations/versions/*.py", "web/docs_page/*"],
             # The built panel; a wheel without it runs too and says how to build it.
             "admin_ui": ["dist/**/*"],
         },

@@ -6,7 +6,19 @@ from flask import Blueprint, Response, abort, request, send_from_directory
 from werkzeug.routing import PathConverter
 
 # The panel never answers below these: a mistyped API path must stay a 404 (a wrong method a 405), not become a page.
-API_ROOTS = ("admin", "v1", "health", "metrics", "tokenize", "detokenize", "rerank", "score", "pooling", "classify")
+API_ROOTS = (
+    "admin",
+    "v1",
+    "health",
+    "metrics",
+    "docs",
+    "tokenize",
+    "detokenize",
+    "rerank",
+    "score",
+    "pooling",
+    "classify",
+)
 
 # Naive UI writes its styles at run time, hence 'unsafe-inline' for styles, and for styles only.
 CONTENT_SECURITY_POLICY = "; ".join(

@@ -78,7 +78,18 @@ def test_a_file_that_is_not_there_is_not_found(client, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["/admin", "/admin/", "/admin/nope", "/v1", "/v1/nope", "/health/nope", "/metrics", "/rerank", "/score/x"],
+    [
+        "/admin",
+        "/admin/",
+        "/admin/nope",
+        "/v1",
+        "/v1/nope",
+        "/health/nope",
+        "/metrics",
+        "/docs/nope",
+        "/rerank",
+        "/score/x",
+    ],
 )
 def test_unknown_paths_of_the_api_stay_unknown(client, path):
     reply = client.get(path, headers={"Accept": "text/html"})

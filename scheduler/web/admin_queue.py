@@ -9,9 +9,11 @@ from scheduler.core.priority import Priority
 from scheduler.errors import InvalidFields
 from scheduler.gateway.ports import Event
 from scheduler.web.context import services
+from scheduler.web.described import describes, whole
 from scheduler.web.json_body import json_object
 from scheduler.web.query import Query
 from scheduler.web.schemas import queue_json
+from scheduler.web.shapes import Cancelled, Moved, PriorityChange, Queue
 
 blueprint = Blueprint("queue", __name__)
 
@@ -19,6 +21,11 @@ MAX_SHOWN = 10_000
 
 
 @blueprint.get("/queue")
+@describes(
+    "Who waits and who runs",
+    {200: Queue},
+    query=[whole("limit", default=200, least=0, most=MAX_SHOWN, about="For each of the two lists.")],
+)
 def show() -> Response:
     query = Query()
     limit = query.whole("limit", default=200, least=0, most=MAX_SHOWN)
@@ -29,6 +36,7 @@ def show() -> Response:
 
 
 @blueprint.patch("/queue/<request_id>")
+@describes("Change the priority of a waiting request", {200: Moved}, body=PriorityChange)
 def change_priority(request_id: str) -> Response:
     """Moves a waiting request; one that runs is not found."""
     priority = _priority(json_object())
@@ -40,6 +48,7 @@ def change_priority(request_id: str) -> Response:
 
 
 @blueprint.delete("/requests/<request_id>")
+@describes("Cancel a waiting or running request", {202: Cancelled})
 def cancel(request_id: str) -> tuple[Response, int]:
     """202: it ends as soon as whoever serves it notices."""
     services().live_calls.get(request_id).cancel()

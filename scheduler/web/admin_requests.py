@@ -7,24 +7,49 @@ from scheduler.core.priority import Priority
 from scheduler.errors import UnknownRequest
 from scheduler.gateway.ports import RequestFilter
 from scheduler.web.context import services
+from scheduler.web.described import choice, describes, flag, number, text, time, whole
 from scheduler.web.query import Query
 from scheduler.web.schemas import record_json
+from scheduler.web.shapes import STATUSES, RecordDetail, RecordPage
 
 blueprint = Blueprint("requests", __name__)
 
-STATUSES = ("pending", "processing", "completed", "failed")
 MAX_OFFSET = 10**9
+OUTCOMES = [outcome.value for outcome in Outcome]
+PRIORITIES = [priority.label for priority in Priority]
+FILTERS = (
+    choice("status", STATUSES),
+    choice("outcome", OUTCOMES),
+    *(text(name) for name in ("model", "node_id")),
+    choice("priority", PRIORITIES),
+    text("key_name"),
+    flag("stream"),
+    text("error_code"),
+    time("start_time", "Created at or after."),
+    time("end_time", "Created before."),
+    number("min_latency_ms"),
+    text("q", "Our id or the caller's, whole or how it begins."),
+)
 
 
 @blueprint.get("/requests")
+@describes(
+    "Records, the newest first",
+    {200: RecordPage},
+    query=[
+        *FILTERS,
+        whole("limit", default=100, least=1, most=1000),
+        whole("offset", default=0, least=0, most=MAX_OFFSET),
+    ],
+)
 def list_page() -> Response:
     query = Query()
     wanted = RequestFilter(
         status=query.choice("status", STATUSES),
-        outcome=query.choice("outcome", [outcome.value for outcome in Outcome]),
+        outcome=query.choice("outcome", OUTCOMES),
         model=query.text("model"),
         node_id=query.text("node_id"),
-        priority=query.choice("priority", [priority.label for priority in Priority]),
+        priority=query.choice("priority", PRIORITIES),
         key_name=query.text("key_name"),
         stream=query.flag("stream"),
         error_code=query.text("error_code"),
@@ -49,6 +74,7 @@ def list_page() -> Response:
 
 
 @blueprint.get("/requests/<request_id>")
+@describes("One record", {200: RecordDetail})
 def show(request_id: str) -> Response:
     """What waits or runs is shown as it is now: the log may be a moment behind, or not have it yet."""
     try:

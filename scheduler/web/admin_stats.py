@@ -12,9 +12,13 @@ from scheduler.gateway.figures import DIMENSIONS, Figures, Usage
 from scheduler.gateway.time_buckets import DAY_S, STEPS, bucket_edges, month_range, usual_step
 from scheduler.web.context import services
 from scheduler.web.csv_text import BYTE_ORDER_MARK, CONTENT_TYPE, csv_lines
+from scheduler.web.described import choice, describes, text
+from scheduler.web.described import time as moment
 from scheduler.web.figures_json import figures_json, totals_json, usage_json
 from scheduler.web.query import Query
 from scheduler.web.schemas import Json, time_json
+from scheduler.web.shapes import ModelStats, Stats, Timeseries
+from scheduler.web.shapes import Usage as UsageShape
 
 blueprint = Blueprint("stats", __name__)
 
@@ -24,10 +28,20 @@ MOST_POINTS = 2_000
 MOST_GROUPS = 20
 USAGE_GROUPS = ("key", "model")
 
+SPAN = (moment("start_time"), moment("end_time"))
+ZONE = text("tz", "Name of the time zone whose days and months count; UTC where it is left out.")
+USAGE = (
+    ZONE,
+    text("month", "A month like 2026-11, instead of a range."),
+    *SPAN,
+    text("group_by", "key, model or both."),
+)
+
 Ranges = Sequence[Mapping[str | None, Figures]]
 
 
 @blueprint.get("/stats")
+@describes("Counts, durations and tokens", {200: Stats}, query=SPAN)
 def totals() -> Response:
     query = Query()
     start_time, end_time = query.span()
@@ -36,6 +50,7 @@ def totals() -> Response:
 
 
 @blueprint.get("/stats/models")
+@describes("Figures by model", {200: ModelStats}, query=SPAN)
 def by_model() -> Response:
     query = Query()
     start_time, end_time = query.span()
@@ -47,6 +62,11 @@ def by_model() -> Response:
 
 
 @blueprint.get("/stats/timeseries")
+@describes(
+    "Figures by time",
+    {200: Timeseries},
+    query=[ZONE, *SPAN, choice("step", list(STEPS)), choice("group_by", DIMENSIONS)],
+)
 def timeseries() -> Response:
     query = Query()
     zone_name, zone = query.zone("tz")
@@ -82,6 +102,7 @@ def timeseries() -> Response:
 
 
 @blueprint.get("/stats/usage")
+@describes("Requests and tokens by key and model", {200: UsageShape}, query=USAGE)
 def usage() -> Response:
     start, end, group_by, lines, is_exact = _usage()
     return jsonify(
@@ -96,6 +117,7 @@ def usage() -> Response:
 
 
 @blueprint.get("/stats/usage.csv")
+@describes("The same as CSV", {200: "text/csv"}, query=USAGE)
 def usage_csv() -> Response:
     _, _, group_by, lines, _ = _usage()
     header = list(usage_json(Usage(None, None, 0, 0, 0, 0, 0), group_by))

@@ -8,9 +8,11 @@ from flask import Blueprint, Response, jsonify
 
 from scheduler.core.node import AdminState
 from scheduler.web.context import services
+from scheduler.web.described import describes, whole
 from scheduler.web.figures_json import totals_json
 from scheduler.web.query import Query
 from scheduler.web.schemas import by_priority_json, event_json, node_counts_json
+from scheduler.web.shapes import Config, EventPage, Status
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ RECENT_S = 300
 
 
 @blueprint.get("/status")
+@describes("The state of everything", {200: Status})
 def status() -> Response:
     """Everything the dashboard needs in one call; it answers without the database too."""
     found = services()
@@ -49,11 +52,20 @@ def status() -> Response:
 
 
 @blueprint.get("/config")
+@describes("The effective settings, with their sources", {200: Config})
 def config() -> Response:
     return jsonify(services().settings_view())
 
 
 @blueprint.get("/events")
+@describes(
+    "Who changed what, the newest first",
+    {200: EventPage},
+    query=[
+        whole("limit", default=100, least=1, most=1000),
+        whole("offset", default=0, least=0, most=10**9),
+    ],
+)
 def events() -> Response:
     query = Query()
     limit = query.whole("limit", default=100, least=1, most=1000)

@@ -3,12 +3,15 @@
 from flask import Blueprint, Response, jsonify
 
 from scheduler.web.context import services
+from scheduler.web.described import describes
 from scheduler.web.schemas import node_counts_json
+from scheduler.web.shapes import Alive, HealthSummary, Readiness
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
 
 @blueprint.get("")
+@describes("A summary", {200: HealthSummary})
 def summary() -> Response:
     """`degraded` where there are nodes and none is up; always 200, for the process answers."""
     found = services()
@@ -28,11 +31,13 @@ def summary() -> Response:
 
 
 @blueprint.get("/live")
+@describes("Whether the process answers", {200: Alive})
 def live() -> Response:
     return jsonify({"status": "live"})
 
 
 @blueprint.get("/ready")
+@describes("Whether it may be sent traffic", {200: Readiness, 503: Readiness})
 def ready() -> tuple[Response, int]:
     """503 while it must not be sent traffic: not yet started, or draining. Ill nodes do not matter."""
     if services().is_ready():

@@ -8,7 +8,9 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from scheduler.errors import UnknownModel
 from scheduler.web.context import services
+from scheduler.web.described import describes
 from scheduler.web.schemas import model_json
+from scheduler.web.shapes import Model, ModelList
 
 #: Lets a client's headers pass, or raises Unauthorized.
 ClientCheck = Callable[[Headers], object]
@@ -29,12 +31,14 @@ def refuse_other_methods(**_: str) -> Response:
     raise MethodNotAllowed(["POST"])
 
 
+@describes("The models of all nodes that are not disabled", {200: ModelList})
 def list_all() -> Response:
     created = _created_at()
     models = services().dispatcher.models()
     return jsonify({"object": "list", "data": [model_json(model, created.get(model, 0.0)) for model in models]})
 
 
+@describes("One model", {200: Model})
 def show(model: str) -> Response:
     """Raises UnknownModel, which names those that are there."""
     models = services().dispatcher.models()
