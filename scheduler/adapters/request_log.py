@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, text, union
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select, text, tuple_, union
 from sqlalchemy.sql.expression import and_
 
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -13,6 +13,7 @@ from scheduler.gateway.ports import Event, RequestFilter, RequestPage
 
 EXACT_TOTAL = 100_000  # counted exactly up to here, estimated beyond
 MOST_FOUND = 10_000  # rows that a search for an id looks at
+BATCH = 100  # records that are turned into text at once: few milliseconds
 LAST_CHARACTER = "\U0010ffff"
 
 TIMES = ("created_at", "started_at", "first_byte_at", "finished_at")
@@ -57,6 +58,32 @@ class SqlRequestLog:
             return RequestPage(found, total, is_estimate or is_cut)
 
         return self._reader.run(work)
+
+    def batches(self, wanted: RequestFilter) -> Iterator[list[dict[str, Any]]]:
+        """All records that match and were there at the begin, newest first, BATCH at a time; nothing is held between.
+
+        Each batch goes on after the last record of the one before, so that none is told twice while rows come and go.
+        """
+        last_seq = self._reader.run(lambda connection: connection.execute(select(func.max(REQUESTS.c.seq))).scalar())
+        order = tuple_(REQUESTS.c.created_at, REQUESTS.c.seq)
+        query = (
+            _matching(REQUESTS.c.seq, [*_conditions(wanted), REQUESTS.c.seq <= (last_seq or 0)])
+            .add_columns(*(REQUESTS.c[name] for name in FIELDS))
+            .order_by(REQUESTS.c.created_at.desc(), REQUESTS.c.seq.desc())
+            .limit(BATCH)
+        )
+
+        def read(after: tuple[int, int] | None) -> tuple[list[dict[str, Any]], tuple[int, int] | None]:
+            here = query if after is None else query.where(order < tuple_(*map(literal, after)))
+            rows = self._reader.run(lambda connection: connection.execute(here).mappings().all())
+            last = (rows[-1]["created_at"], rows[-1]["seq"]) if len(rows) == BATCH else None
+            return [_request({name: row[name] for name in FIELDS}) for row in rows], last
+
+        found, after = read(None)
+        yield found
+        while after is not None:
+            found, after = read(after)
+            yield found
 
     def get(self, request_id: str) -> dict[str, Any] | None:
         """One record with its attempts and the decision, or None."""

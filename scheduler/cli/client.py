@@ -1,5 +1,7 @@
 """AdminClient: talks to the admin side of a running server."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -40,28 +42,54 @@ class AdminClient:
         self, method: str, path: str, body: dict[str, Any] | None = None, params: dict[str, Any] | None = None
     ) -> Any:
         """The JSON of the answer; None where it has none. Raises CallFailed."""
-        headers = {"Accept": "application/json"}
+        with self._told(), requests.Session() as session:
+            return self._read(self._send(session, method, path, body, params))
+
+    def pieces(self, path: str, params: dict[str, Any] | None = None) -> Iterator[bytes]:
+        """The answer to a GET as it comes, which may be long. Raises CallFailed, also where it breaks off."""
+        wanted = {name: value for name, value in (params or {}).items() if value is not None}
+        with self._told(), requests.Session() as session:
+            reply = self._send(session, "GET", path, None, wanted, stream=True)
+            if reply.status_code != 200:
+                self._read(reply)
+                raise CallFailed(f"{self._base_url} is no LLM Scheduler (HTTP {reply.status_code}).")
+            yield from reply.iter_content(65536)
+
+    def _send(
+        self,
+        session: requests.Session,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        params: dict[str, Any] | None,
+        stream: bool = False,
+    ) -> requests.Response:
+        session.trust_env = False  # a proxy or a netrc must not come between
+        headers = {"Accept": "*/*" if stream else "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        return session.request(
+            method,
+            self._base_url + path,
+            headers=headers,
+            json=body,
+            params=params,
+            timeout=self._timeout_s,
+            allow_redirects=False,
+            stream=stream,
+        )
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says what went wrong on the way in words for a user."""
         try:
-            with requests.Session() as session:
-                session.trust_env = False  # a proxy or a netrc must not come between
-                reply = session.request(
-                    method,
-                    self._base_url + path,
-                    headers=headers,
-                    json=body,
-                    params=params,
-                    timeout=self._timeout_s,
-                    allow_redirects=False,
-                )
+            yield
         except requests.Timeout:
             raise CallFailed(f"{self._base_url} did not answer within {self._timeout_s:g} s.") from None
         except requests.ConnectionError:
             raise CallFailed(f"No server can be reached at {self._base_url}. Is it running? See --url.") from None
         except (requests.RequestException, ValueError) as error:
             raise CallFailed(f"{self._base_url} cannot be called: {error}") from None
-        return self._read(reply)
 
     def _read(self, reply: requests.Response) -> Any:
         if reply.status_code == 204:

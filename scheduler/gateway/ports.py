@@ -257,6 +257,9 @@ class RequestLog(Protocol):
     def page(self, wanted: RequestFilter, limit: int, offset: int) -> RequestPage:
         """Records that match, newest first."""
 
+    def batches(self, wanted: RequestFilter) -> Iterator[list[dict[str, Any]]]:
+        """All records that match, newest first, some at a time; the first batch may be empty."""
+
     def get(self, request_id: str) -> dict[str, Any] | None:
         """One record with its attempts, or None."""
 

@@ -1,7 +1,8 @@
 import pytest
+from sqlalchemy import literal, tuple_
 
 from scheduler.adapters.recorder import BatchRecorder
-from scheduler.adapters.request_log import MOST_FOUND, SqlRequestLog, _conditions, _matching
+from scheduler.adapters.request_log import BATCH, MOST_FOUND, SqlRequestLog, _conditions, _matching
 from scheduler.adapters.tables import REQUESTS
 from scheduler.gateway.ports import RequestFilter
 from scheduler.gateway.record import Attempt
@@ -183,3 +184,35 @@ def test_every_selective_filter_reads_newest_first_from_its_index(log, reader, w
     steps = " / ".join(step[-1] for step in plan)
     assert f"USING COVERING INDEX {index}" in steps
     assert "TEMP B-TREE" not in steps
+
+
+def test_batches_tell_all_that_were_there_at_the_begin_once(log, keep, new_record):
+    keep(*(new_record(number, ended="completed", created_at=START + number // 7) for number in range(1, 351)))
+    batches = log.batches(RequestFilter(status="completed"))
+    found = next(batches)
+    assert len(found) == BATCH
+    keep(*(new_record(number, ended="completed", created_at=START + number % 60) for number in range(400, 500)))
+    for batch in batches:
+        assert len(batch) <= BATCH
+        found += batch
+    assert [record["id"] for record in found] == [f"r-{number:05}" for number in range(350, 0, -1)]
+    assert set(found[0]) == CONTRACT_FIELDS
+
+
+def test_batches_of_nothing_are_one_empty_one(log):
+    assert list(log.batches(RequestFilter())) == [[]]
+
+
+@pytest.mark.parametrize("wanted", [RequestFilter(), RequestFilter(model="llama"), RequestFilter(status="failed")])
+def test_a_later_batch_begins_in_the_index_where_the_last_one_ended(writer, wanted):
+    order = tuple_(REQUESTS.c.created_at, REQUESTS.c.seq)
+    query = _matching(REQUESTS.c.id, _conditions(wanted)).where(order < tuple_(literal(5), literal(6)))
+    query = query.order_by(REQUESTS.c.created_at.desc(), REQUESTS.c.seq.desc()).limit(5)
+
+    def plan(connection):
+        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")]
+
+    (line,) = writer.run(plan)
+    assert line.startswith("SEARCH requests USING INDEX")
+    assert "created_at<?" in line

@@ -162,3 +162,15 @@ def test_broken_settings_are_told_and_a_url_does_without(url, tmp_path):
     assert result.exit_code == 1
     assert "prot" in result.stderr
     assert CliRunner().invoke(main, ["healthcheck", "--url", url]).exit_code == 0
+
+
+def test_requests_are_exported_to_a_file(run, site, tmp_path):
+    site.request_log.records = [asdict(some_record(f"req-{number}")) for number in range(5)]
+    file = tmp_path / "requests.csv"
+    result = run("requests", "export", "--model", "qwen", "--output", str(file))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbfid,")
+    assert len(file.read_text().splitlines()) == 6
+    assert "req-0" in run("requests", "export").stdout
+    refused = run("requests", "export", "--status", "done")
+    assert (refused.exit_code, "status" in refused.stderr) == (1, True)

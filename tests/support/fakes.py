@@ -74,6 +74,13 @@ class MemoryRequestLog:
         found = list(reversed(self.records))
         return RequestPage(found[offset : offset + limit], len(found), False)
 
+    def batches(self, wanted: RequestFilter) -> Iterator[list[dict[str, Any]]]:
+        self.asked.append((wanted, 0, 0))
+        newest_first = list(reversed(self.records))
+        yield newest_first[:2]
+        for begin in range(2, len(newest_first), 2):
+            yield newest_first[begin : begin + 2]
+
     def get(self, request_id: str) -> dict[str, Any] | None:
         return next((record for record in self.records if record["id"] == request_id), None)
 

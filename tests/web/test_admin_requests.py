@@ -1,9 +1,14 @@
 """/admin/requests."""
 
+import csv
+import io
 from dataclasses import asdict
+
+import pytest
 
 from scheduler.gateway.ports import RequestFilter
 from scheduler.gateway.record import Attempt
+from scheduler.web.csv_text import csv_lines
 from tests.support.fakes import FakeLiveCall, some_record
 
 FIELDS = {
@@ -61,3 +66,30 @@ def test_a_finished_request_comes_from_the_log(site):
     site.request_log.records = [asdict(some_record("req-1", status="completed", decision="least loaded"))]
     assert site.get("/admin/requests/req-1").json["decision"] == "least loaded"
     assert site.get("/admin/requests/req-2").json["error"]["code"] == "request_not_found"
+
+
+def test_the_file_for_spreadsheets_has_all_that_match_and_no_formulas(site):
+    attempts = [Attempt("gpu-1", 0.1, "busy", 1.0), Attempt("gpu-2", 2.0, "completed", 3.0)]
+    site.request_log.records = [
+        asdict(some_record(f"req-{number}", client_request_id="=1+1", error_message='a,"b"\n公式', attempts=attempts))
+        for number in range(5)
+    ]
+    reply = site.get("/admin/requests.csv?model=qwen&status=failed")
+    assert reply.data[:3] == b"\xef\xbb\xbf"
+    assert reply.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert reply.headers["Content-Disposition"] == 'attachment; filename="requests.csv"'
+    rows = list(csv.DictReader(io.StringIO(reply.data.decode("utf-8-sig"), newline="")))
+    assert [row["id"] for row in rows] == [f"req-{number}" for number in range(4, -1, -1)]
+    assert set(rows[0]) == FIELDS
+    assert (rows[0]["client_request_id"], rows[0]["error_message"]) == ("'=1+1", 'a,"b"\n公式')
+    assert (rows[0]["attempts"], rows[0]["stream"], rows[0]["node_id"]) == ("gpu-1:busy gpu-2:completed", "false", "")
+    assert site.request_log.asked == [(RequestFilter(model="qwen", status="failed"), 0, 0)]
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "＝"])
+def test_what_a_spreadsheet_would_compute_is_text(begin):
+    assert csv_lines([[f"{begin}cmd|'/c calc'!A0"]]).lstrip('"').startswith("'")
+
+
+def test_a_bad_filter_of_the_file_is_an_error_and_no_file(site):
+    assert site.get("/admin/requests.csv?status=done&limit=1").json["error"]["code"] == "invalid_fields"
