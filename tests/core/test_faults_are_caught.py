@@ -23,7 +23,8 @@ from scheduler.core.ticket_queue import TicketQueue
 from scheduler.errors import AdmissionError, Cancelled
 from tests.core.histories import History, MakeDispatcher, check_history, histories
 
-MOST_HISTORIES = 1_000
+#: Generously: what is drawn depends on what else is imported, and a fault that is found early costs no more for it.
+MOST_HISTORIES = 8_000
 
 #: Plants a fault, and says what to build then.
 Plant = Callable[[pytest.MonkeyPatch], MakeDispatcher]

@@ -1,5 +1,7 @@
 """GET /metrics of a real server: it agrees with what was sent, and tells nothing of what was in it."""
 
+from typing import Any
+
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -67,7 +69,11 @@ def test_the_figures_agree_with_what_was_sent_and_hold_nothing_of_it(start_serve
         assert total(found, name, model="sim") == 5
     assert total(found, "inter_token_gap_seconds_count", model="sim") == 2
 
-    records = server.get("/requests?model=sim")["requests"]
+    def all_written() -> list[dict[str, Any]] | None:
+        found = server.get("/requests?model=sim")["requests"]
+        return found if [record["outcome"] for record in found] == ["completed"] * 5 else None
+
+    records = eventually(all_written, "5 finished records")
     for kind in ("prompt", "completion"):
         counted = total(found, f"{kind}_tokens_total", model="sim", key="team-a")
         assert counted == sum(record[f"{kind}_tokens"] or 0 for record in records) > 0
