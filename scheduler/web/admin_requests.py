@@ -11,8 +11,8 @@ from scheduler.core.priority import Priority
 from scheduler.errors import UnknownRequest
 from scheduler.gateway.ports import RequestFilter
 from scheduler.web.context import services
-from scheduler.web.described import choice, describes, flag, number, text, time, whole
 from scheduler.web.csv_text import BYTE_ORDER_MARK, CONTENT_TYPE, csv_lines
+from scheduler.web.described import choice, describes, flag, number, text, time, whole
 from scheduler.web.query import Query
 from scheduler.web.schemas import RECORD_FIELDS, record_json
 from scheduler.web.shapes import STATUSES, RecordDetail, RecordPage
@@ -66,6 +66,7 @@ def list_page() -> Response:
 
 
 @blueprint.get("/requests.csv")
+@describes("The same as CSV, all of them", {200: "text/csv"}, query=FILTERS)
 def export() -> Response:
     """All that match, sent while it is read: neither the text nor the records are ever held whole."""
     query = Query()
