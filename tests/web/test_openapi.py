@@ -138,6 +138,7 @@ def answers(site: Site):
     others = {"stream": True, "path": "/v1/x", "bytes_in": 1, "bytes_out": 2, "client": "c", "attempts": [attempt]}
     site.request_log.records.append({**known, **times, **texts, **others})
     yield "/admin/requests", "get", site.get("/admin/requests")
+    yield "/admin/requests.csv", "get", site.get("/admin/requests.csv")
     yield "/admin/requests/{request_id}", "get", site.get("/admin/requests/req-0")
     yield "/admin/events", "get", site.get("/admin/events")
     for query in (
