@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from http.client import responses as reason_phrases
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from scheduler.errors import BadCall, ClientGone, SchedulerError
 from scheduler.gateway.call import InferenceCall, read_model
@@ -31,6 +31,7 @@ Headers = list[tuple[str, str]]
 ENGINE_PATHS = frozenset({"/tokenize", "/detokenize", "/rerank", "/score", "/pooling", "/classify"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{0,9})?", re.ASCII)
 _STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
 
@@ -145,13 +146,9 @@ class DataPlane:
 
     def _queue_timeout(self, asked: str | None) -> float:
         """Seconds a request may wait: what it asks, within bounds; what is no number is no wish."""
-        try:
-            seconds = float(asked) if asked else self._queue_timeout_s
-        except ValueError:
+        if not asked or not _SECONDS.fullmatch(asked):
             return self._queue_timeout_s
-        if not seconds >= 0:  # not a number at all, or negative
-            return self._queue_timeout_s
-        return min(seconds, self._queue_timeout_max_s)
+        return min(float(asked), self._queue_timeout_max_s)
 
     def _refuse(
         self, exchange: Exchange, error: Exception, ours: Headers, start_response: StartResponse
@@ -226,13 +223,15 @@ def _status_line(status: int) -> str:
 
 def _target(environ: dict[str, Any]) -> tuple[str, str]:
     """Path and query as they came in, percent signs and all."""
-    target = environ.get("RAW_URI", "")
+    target = environ.get("RAW_URI", "").partition("#")[0]
     path, _, query = target.partition("?")
-    if not path.startswith("/"):  # the absolute form that proxies use
-        path = "/" + path.split("://", 1)[-1].partition("/")[2]
-    if not {".", ".."}.isdisjoint(unquote(path).split("/")):
+    if not path.startswith("/"):
+        # The absolute form that proxies use. Taken apart as the server below does it: a path that it calls inference
+        # must not be another one at the node.
+        path = urlsplit(path).path
+    if not path.startswith("/") or not {".", ".."}.isdisjoint(unquote(path).split("/")):
         # The node might resolve it to a path that callers may not reach.
-        raise BadCall("The path must not have '.' or '..' as a segment.", "invalid_path")
+        raise BadCall("The path must begin with '/' and have no '.' or '..' as a segment.", "invalid_path")
     return path, query
 
 
