@@ -146,7 +146,7 @@ class DataPlane:
 
     def _queue_timeout(self, asked: str | None) -> float:
         """Seconds a request may wait: what it asks, within bounds; what is no number is no wish."""
-        if not asked or not _SECONDS.fullmatch(asked):
+        if not asked or not _SECONDS.fullmatch(asked.strip()):
             return self._queue_timeout_s
         return min(float(asked), self._queue_timeout_max_s)
 
