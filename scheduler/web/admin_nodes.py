@@ -5,8 +5,8 @@ from flask import Blueprint, Response, jsonify, request
 from scheduler.web.context import services
 from scheduler.web.described import describes
 from scheduler.web.json_body import json_object
+from scheduler.web.node_shapes import Node, NodeChanges, NodeList, NodeRegistration, Trial, TrialRequest
 from scheduler.web.schemas import node_json, trial_json
-from scheduler.web.shapes import Node, NodeChanges, NodeList, NodeRegistration, Trial, TrialRequest
 
 blueprint = Blueprint("nodes", __name__, url_prefix="/nodes")
 

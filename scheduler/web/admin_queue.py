@@ -12,8 +12,8 @@ from scheduler.web.context import services
 from scheduler.web.described import describes, whole
 from scheduler.web.json_body import json_object
 from scheduler.web.query import Query
+from scheduler.web.record_shapes import Cancelled, Moved, PriorityChange, Queue
 from scheduler.web.schemas import queue_json
-from scheduler.web.shapes import Cancelled, Moved, PriorityChange, Queue
 
 blueprint = Blueprint("queue", __name__)
 

@@ -14,8 +14,8 @@ from scheduler.web.context import services
 from scheduler.web.csv_text import BYTE_ORDER_MARK, CONTENT_TYPE, csv_lines
 from scheduler.web.described import choice, describes, flag, number, text, time, whole
 from scheduler.web.query import Query
+from scheduler.web.record_shapes import STATUSES, RecordDetail, RecordPage
 from scheduler.web.schemas import RECORD_FIELDS, record_json
-from scheduler.web.shapes import STATUSES, RecordDetail, RecordPage
 
 blueprint = Blueprint("requests", __name__)
 

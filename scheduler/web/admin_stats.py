@@ -14,11 +14,11 @@ from scheduler.web.context import services
 from scheduler.web.csv_text import BYTE_ORDER_MARK, CONTENT_TYPE, csv_lines
 from scheduler.web.described import choice, describes, text
 from scheduler.web.described import time as moment
+from scheduler.web.figure_shapes import ModelStats, Stats, Timeseries
+from scheduler.web.figure_shapes import Usage as UsageShape
 from scheduler.web.figures_json import figures_json, totals_json, usage_json
 from scheduler.web.query import Query
 from scheduler.web.schemas import Json, time_json
-from scheduler.web.shapes import ModelStats, Stats, Timeseries
-from scheduler.web.shapes import Usage as UsageShape
 
 blueprint = Blueprint("stats", __name__)
 

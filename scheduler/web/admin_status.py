@@ -12,7 +12,7 @@ from scheduler.web.described import describes, whole
 from scheduler.web.figures_json import totals_json
 from scheduler.web.query import Query
 from scheduler.web.schemas import by_priority_json, event_json, node_counts_json
-from scheduler.web.shapes import Config, EventPage, Status
+from scheduler.web.status_shapes import Config, EventPage, Status
 
 log = logging.getLogger(__name__)
 

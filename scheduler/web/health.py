@@ -5,7 +5,7 @@ from flask import Blueprint, Response, jsonify
 from scheduler.web.context import services
 from scheduler.web.described import describes
 from scheduler.web.schemas import node_counts_json
-from scheduler.web.shapes import Alive, HealthSummary, Readiness
+from scheduler.web.status_shapes import Alive, HealthSummary, Readiness
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 

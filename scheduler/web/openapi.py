@@ -12,7 +12,7 @@ from flask import Flask
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from scheduler.web import shapes
+from scheduler.web import figure_shapes, node_shapes, record_shapes, shapes, status_shapes
 from scheduler.web.described import Description, description_of
 from scheduler.web.shapes import Shape
 
@@ -71,8 +71,9 @@ def openapi(app: Flask, version: str) -> Json:
 @cache
 def component_schemas() -> Json:
     """The JSON schema of every shape, by name. Made once, because it takes a while."""
-    found = [each for each in vars(shapes).values() if isclass(each) and issubclass(each, Shape) and each is not Shape]
-    whole = [each for each in found if not each.__name__.startswith("_")]
+    modules = (shapes, node_shapes, record_shapes, figure_shapes, status_shapes)
+    found = {each for module in modules for each in vars(module).values() if isclass(each) and issubclass(each, Shape)}
+    whole = sorted((each for each in found - {Shape} if each.__name__[0] != "_"), key=lambda each: each.__name__)
     _, made = models_json_schema([(each, "validation") for each in whole], ref_template="#/components/schemas/{model}")
     schemas: Json = _without_titles(made["$defs"])
     return schemas
