@@ -307,6 +307,32 @@ def test_a_path_that_climbs_is_refused(server: RunningServer, node: SimNode, pat
     assert node.stats()["arrived"] == 0
 
 
+@pytest.mark.parametrize(
+    ("target", "arrives_as"),
+    [
+        ("http://server/v1/embeddings?a=b", "/v1/embeddings?a=b"),
+        ("x:/v1/://server/internal/path", "/v1/://server/internal/path"),
+        ("http://server/v1/embeddings#://server/internal/path", "/v1/embeddings"),
+        ("/v1/embeddings#/internal/path?a=b", "/v1/embeddings"),
+    ],
+)
+def test_a_target_in_absolute_form_leads_to_no_other_path(
+    server: RunningServer, node: SimNode, target: str, arrives_as: str
+) -> None:
+    answer = sent(server, head("Content-Length: 15", path=target), b'{"model":"sim"}')
+
+    assert answer.status == 200
+    (arrival,) = node.arrivals()
+    assert arrival["target"] == arrives_as
+
+
+def test_a_path_that_the_node_would_not_see_as_one_is_refused(server: RunningServer, node: SimNode) -> None:
+    answer = sent(server, head("Content-Length: 15", path="x:%2Fv1/a://b"), b'{"model":"sim"}')
+
+    assert refusal(answer) == (400, "invalid_path")
+    assert node.stats()["arrived"] == 0
+
+
 def test_two_requests_on_one_connection_are_answered_in_order(server: RunningServer, node: SimNode) -> None:
     first, second = b'{"model":"sim","sim_tag":"a"}', b'{"model":"sim","sim_tag":"b"}'
     with Wire(server.port) as wire:
