@@ -121,6 +121,8 @@ class NodeAdapter(BaseAdapter):
         except BaseException:
             body.close()
             raise
+        # The node has answered, so the call is sent no more: a stream may last for an hour.
+        request.body = b""
         return _response(request, reader, body)
 
 

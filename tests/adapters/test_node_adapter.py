@@ -307,6 +307,15 @@ def test_the_end_is_known_with_the_last_byte(desk: Desk, wire: bytes) -> None:
             desk.forwarder.forget(node.address)
 
 
+def test_a_call_that_is_being_answered_is_held_no_longer(desk: Desk) -> None:
+    with ScriptedNode(answer(CHUNKED[:60], CHUNKED[60:])) as node:
+        delivery = desk.prepare(node.address, b"a" * 100_000)
+        with contextlib.closing(delivery):
+            upstream = delivery.send()
+            assert len(delivery._request.body or b"") == 0
+            assert read_all(upstream) == b"hello world"
+
+
 def test_what_has_arrived_is_handed_out_at_once(desk: Desk) -> None:
     go_on = Event()
 
