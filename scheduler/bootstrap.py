@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from gunicorn.http.errors import ParseException
 from scheduler import __version__
 from scheduler.adapters.address_book import AddressBook
 from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
+from scheduler.adapters.cleanup import Limits, SqlCleanup
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
+from scheduler.adapters.clock_guard import ClockGuard
 from scheduler.adapters.database import check_pragmas, is_sqlite, open_database
 from scheduler.adapters.database_size import database_bytes
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -27,10 +30,11 @@ from scheduler.adapters.migrate import upgrade
 from scheduler.adapters.node_examiner import HttpNodeExaminer
 from scheduler.adapters.node_store import SqlNodeStore
 from scheduler.adapters.prober import HttpProber
-from scheduler.adapters.recorder import BatchRecorder
+from scheduler.adapters.recorder import COLUMNS, BatchRecorder
 from scheduler.adapters.request_log import SqlRequestLog
 from scheduler.adapters.request_metrics import RequestMetrics
 from scheduler.adapters.rollups import roll_up_old_rows
+from scheduler.adapters.spool import SUFFIX, Spool, dead_spools
 from scheduler.adapters.state_metrics import StateMetrics, Watched
 from scheduler.adapters.statistics import SqlStatistics
 from scheduler.core.dispatcher import Dispatcher
@@ -81,6 +85,12 @@ def data_folder(settings: Settings) -> Path:
     return Path(settings.database.path).absolute().parent
 
 
+def spool_folder(settings: Settings) -> Path:
+    """Where records wait on disk while the database takes none."""
+    given = settings.database.spool_path
+    return Path(given).absolute() if given else data_folder(settings) / "spool"
+
+
 def prepare_database(settings: Settings) -> None:
     """Bring the tables up to date; once, before any worker. Raises StartRefused."""
     app = Flask("scheduler")
@@ -103,7 +113,9 @@ def build(app: Flask, loaded: Loaded) -> Built:
     engine = open_database(app, settings.database.path, settings.database.url)
     writer = DatabaseThreads(engine, 1)
     reader = DatabaseThreads(engine, READER_THREADS, reads_only=is_sqlite(engine))
-    recorder, events = BatchRecorder(writer), BatchEventLog(writer)
+    spools = spool_folder(settings)
+    recorder = BatchRecorder(writer, spool=Spool(spools / f"{boot.id}{SUFFIX}", COLUMNS))
+    events = BatchEventLog(writer)
 
     # Who gets which slot.
     dispatcher = Dispatcher(
@@ -224,8 +236,8 @@ def build(app: Flask, loaded: Loaded) -> Built:
         links_folder=folder / "handover",
         shutdown_timeout_s=server.shutdown_timeout,
         begin=lambda: _begin(writer, boot, roster, file_nodes, services.warnings()),
-        take_over=lambda: _take_over(writer, folder, monitor),
-        predecessor_gone=lambda: _finish_dead(writer, folder),
+        take_over=lambda: _take_over(writer, recorder, folder, spools, monitor),
+        predecessor_gone=lambda: _finish_dead(writer, recorder, folder, spools),
         end=lambda: _end(monitor, forwarder, writer, reader),
     )
     state_metrics = StateMetrics(
@@ -251,6 +263,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
         live_calls=live_calls,
         request_log=SqlRequestLog(reader),
         statistics=SqlStatistics(reader),
+        cleanup=cleanup,
         event_log=events,
         admin_keys=admin_keys,
         metrics_page=PrometheusPage((request_metrics, state_metrics)),
@@ -279,13 +292,22 @@ def _begin(
         log.warning("%s", warning)
 
 
-def _take_over(writer: DatabaseThreads, folder: Path, monitor: HealthMonitor) -> None:
-    """Finish the requests that dead boots left, and begin to probe: granting begins with the first node that is up."""
-    _finish_dead(writer, folder)
+def _take_over(
+    writer: DatabaseThreads, recorder: BatchRecorder, folder: Path, spools: Path, monitor: HealthMonitor
+) -> None:
+    """Begin to probe: granting begins with the first node that is up. And finish what dead boots have left."""
     monitor.start()
+    _finish_dead(writer, recorder, folder, spools)
 
 
-def _finish_dead(writer: DatabaseThreads, folder: Path) -> None:
+def _finish_dead(writer: DatabaseThreads, recorder: BatchRecorder, folder: Path, spools: Path) -> None:
+    # Ends that wait on the disk first: what has one is not interrupted.
+    with contextlib.ExitStack() as stack:
+        # In a thread: a spool may be long.
+        left_behind = gevent.get_hub().threadpool.apply(stack.enter_context, (dead_spools(spools, COLUMNS),))
+        for spool in left_behind:
+            if spool.count:
+                log.warning("%d records of the spool %s are in the database now.", recorder.replay(spool), spool.file)
     left = writer.run(lambda connection: mark_interrupted(connection, folder, wall_clock()))
     if left:
         log.warning("%d requests of a process that ended early are marked interrupted", left)
@@ -324,6 +346,11 @@ def _warnings(
             found.append(f"{writing.lost} {writing.name} were lost since the start.")
         if writing.last_error:
             found.append(f"The database takes no {writing.name} ({writing.last_error}); {writing.backlog} wait.")
+    if (overflow := recorder.overflow) is not None:
+        if overflow.count:
+            found.append(f"{overflow.count} records wait in {overflow.spool.file} until the database takes them.")
+        if problem := overflow.last_error or overflow.spool.problem:
+            found.append(f"Records cannot wait on disk ({overflow.spool.file.parent}: {problem}), only in memory.")
     return found
 
 

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
+import gevent
 from sqlalchemy import Connection
 
 from scheduler.adapters.database_threads import DatabaseThreads
+from scheduler.adapters.overflow import AT_ONCE, Overflow, replay
 from scheduler.adapters.rollups import Rollups
+from scheduler.adapters.spool import Spool
 from scheduler.adapters.stored_text import stored_name, stored_text
 from scheduler.adapters.tables import REQUESTS
 from scheduler.adapters.tally import Facts
@@ -18,6 +22,7 @@ from scheduler.adapters.write_behind import WriteBehind
 from scheduler.gateway.record import Attempt, RequestRecord
 
 MAX_BIGINT = 2**63 - 1
+KEEP_S = 5.0  # what the spool gets at a stop
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -56,6 +61,10 @@ class BatchRecorder(WriteBehind[RequestRecord]):
     is put aside first (its end will bring it back whole, so nothing is lost yet), then the oldest finished one goes:
     that one is lost, counted and logged. `save` keeps a reference: the row is made when its batch is, from the record
     as it is then.
+
+    With a `spool`, finished records go there once the database has taken nothing for `spill_after_s` and more than
+    `spill_above` wait, the oldest first; they come back before newer ones are written. What a stop cannot write goes
+    there too.
     """
 
     name = "records"
@@ -66,8 +75,15 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         interval_s: float = 0.05,
         max_backlog: int = 100_000,
         max_batch: int = 2_000,
+        spool: Spool | None = None,
+        spill_after_s: float = 5.0,
+        spill_above: int = 5_000,
     ) -> None:
         super().__init__(writer, interval_s, max_backlog, max_batch)
+        self.spill_after_s = spill_after_s
+        self.spill_above = spill_above
+        self.overflow = Overflow(spool, COLUMNS, self._is_spill_due, self._spill) if spool is not None else None
+        self._spilling: Sequence[RequestRecord] = ()
         self.put_aside = 0  # unfinished records that had to make room
         self._unfinished: dict[str, RequestRecord] = {}
         self._finished: dict[str, RequestRecord] = {}
@@ -81,9 +97,28 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         else:
             self._unfinished.pop(record.id, None)
             self._finished[record.id] = record
-        if len(self._unfinished) + len(self._finished) + len(self._taken) > self.max_backlog:
+        if len(self._unfinished) + len(self._finished) + len(self._taken) + len(self._spilling) > self.max_backlog:
             self._make_room()
         self._give()
+        if self._trying_since is not None and self.overflow is not None:
+            self.overflow.look()
+
+    def start(self) -> None:
+        """Begin to write. What was given before is kept."""
+        if self.overflow is not None and self._greenlet is None:
+            self.overflow.start()
+        super().start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """As of every WriteBehind; what the database does not take by then goes to the spool."""
+        is_flushed = super().stop(timeout_s)
+        if self.overflow is not None:
+            self.overflow.stop()
+        return is_flushed
+
+    def replay(self, spool: Spool) -> int:
+        """Write what an ended process left in its spool, however long that takes; how many rows there were."""
+        return replay(spool, COLUMNS, self._write_rows)
 
     def _make_room(self) -> None:
         if self._unfinished:
@@ -104,6 +139,49 @@ class BatchRecorder(WriteBehind[RequestRecord]):
             ids = list(islice(kept, most - len(taken)))
             taken += [kept.pop(id_) for id_ in ids]
         return taken
+
+    def _apart(self) -> int:
+        return len(self._spilling)
+
+    def _elsewhere(self) -> int:
+        return self.overflow.count if self.overflow is not None else 0
+
+    def _bring_back(self) -> None:
+        if self.overflow is not None and self.overflow.count:
+            self.overflow.bring_back(self._write_rows)
+
+    def _is_spill_due(self) -> bool:
+        return bool(self._finished) and self.away_s >= self.spill_after_s and self.backlog > self.spill_above
+
+    def _spill(self, most: int) -> int:
+        """Move the oldest finished records to the spool. Raises OSError, and keeps them then."""
+        assert self.overflow is not None
+        records = [self._finished.pop(id_) for id_ in list(islice(self._finished, most))]
+        self._spilling = records
+        is_kept = False
+        try:
+            self.overflow.put(self._rows(records))
+            is_kept = True
+        finally:
+            if self._spilling is records:  # else a stop has taken them back
+                self._spilling = ()
+                if not is_kept:  # to the front
+                    self._finished = {record.id: record for record in records} | self._finished
+            # Should the database be back already, nothing else may wake the writer.
+            self._wake.set()
+        return len(records)
+
+    def _keep(self) -> None:
+        if self.overflow is None:
+            return
+        # Unfinished ones too: they are found again, and marked interrupted.
+        left = {record.id: record for record in (*self._taken, *self._unfinished.values(), *self._spilling)}
+        self._finished = left | self._finished
+        self._taken, self._spilling = (), ()
+        self._unfinished.clear()
+        with suppress(OSError), gevent.Timeout(KEEP_S, False):
+            while self._finished:
+                self._spill(AT_ONCE)
 
     def _row(self, item: RequestRecord) -> tuple[Any, ...]:
         return request_row(item)

@@ -30,7 +30,8 @@ class WriteBehind(Generic[Item]):
     meanwhile waits behind it, up to `max_backlog` items. What has to go then is counted in `lost` and logged. Rows that
     the database refuses for what is in them are found by halving the batch, and lost alone.
 
-    Subclasses keep the waiting items (`_waiting`, `_take`) and know their rows (`_row`, `_write`). All methods are
+    Subclasses keep the waiting items (`_waiting`, `_take`) and know their rows (`_row`, `_write`). Those that put rows
+    elsewhere meanwhile say how many are on their way (`_apart`) and bring them back (`_bring_back`). All methods are
     called in the hub's thread; none but `flush` and `stop` waits.
     """
 
@@ -60,7 +61,7 @@ class WriteBehind(Generic[Item]):
         self._durable = 0
         self._taken: Sequence[Item] = ()  # taken, not yet durable; survives the greenlet
         self._taken_is_all_up_to: int | None = None
-        self._batch: list[Row] = []
+        self._trying_since: float | None = None  # None while nothing waits for the database
         self._failing_since: float | None = None
         self._complained_at: float | None = None
         self._lost_told = 0
@@ -83,12 +84,31 @@ class WriteBehind(Generic[Item]):
         """Write the rows, in the thread; writing them again must be harmless."""
         raise NotImplementedError
 
+    def _apart(self) -> int:
+        """How many items are neither waiting nor taken, and only in memory."""
+        return 0
+
+    def _elsewhere(self) -> int:
+        """How many rows were put elsewhere, for `_bring_back`."""
+        return 0
+
+    def _bring_back(self) -> None:
+        """Write what was put elsewhere, by `_write_rows`; called after each batch."""
+
+    def _keep(self) -> None:
+        """Called by `stop` where the database has not taken everything: put it elsewhere, for the next start."""
+
     # -- outside ----------------------------------------------------------------------------------
 
     @property
     def backlog(self) -> int:
         """How many items are in memory only."""
-        return self._waiting() + len(self._taken)
+        return self._waiting() + len(self._taken) + self._apart()
+
+    @property
+    def away_s(self) -> float:
+        """For how long the database has not taken what it was given; 0 while it does."""
+        return 0.0 if self._trying_since is None else self._clock() - self._trying_since
 
     def start(self) -> None:
         """Begin to write. What was given before is kept."""
@@ -119,7 +139,14 @@ class WriteBehind(Generic[Item]):
         greenlet, self._greenlet = self._greenlet, None
         greenlet.kill(block=False)
         if not is_flushed:
-            log.error("%d %s could not be written before the stop.", self.backlog, self.name)
+            left = self.backlog + self._elsewhere()
+            self._keep()
+            log.error(
+                "%d %s could not be written before the stop; %d of them are kept for the next start.",
+                left,
+                self.name,
+                self._elsewhere(),
+            )
         return is_flushed
 
     def __repr__(self) -> str:
@@ -150,7 +177,7 @@ class WriteBehind(Generic[Item]):
         while True:
             try:
                 if not self._taken:
-                    if not self._waiting():
+                    if not self._waiting() and not self._elsewhere():
                         self._wake.wait()
                     # Let a moment's worth gather: what begins and ends within it is written once.
                     self._hurry.wait(self._interval_s)
@@ -164,10 +191,13 @@ class WriteBehind(Generic[Item]):
         while True:
             if not self._taken:
                 self._taken = self._take(self._max_batch)
-                self._taken_is_all_up_to = None if self._waiting() else self._given
-            self._batch = self._rows(self._taken)
-            self._write_batch()
-            self._taken, self._batch = (), []
+                self._taken_is_all_up_to = None if self._waiting() or self._apart() else self._given
+            self._write_rows(self._rows(self._taken))
+            self._taken = ()
+            # After the batch: it may hold rows as they were before what was put elsewhere.
+            self._bring_back()
+            if not self.backlog and not self._elsewhere():
+                self._taken_is_all_up_to = self._given
             if self._taken_is_all_up_to is not None:
                 self._durable = self._taken_is_all_up_to
                 self._progress.set()
@@ -186,15 +216,18 @@ class WriteBehind(Generic[Item]):
                 gevent.sleep(0)
         return rows
 
-    def _write_batch(self) -> None:
+    def _write_rows(self, rows: list[Row]) -> None:
+        """Write the rows, however long that takes; those that the database refuses are lost."""
         pause_s = FIRST_PAUSE_S
-        while self._batch:
+        while rows:
             begun = self._clock()
+            if self._trying_since is None:
+                self._trying_since = begun
             try:
-                self._writer.run(lambda connection: self._write(connection, self._batch))
+                self._writer.run(lambda connection: self._write(connection, rows))
             except (IntegrityError, DataError, OverflowError, UnicodeError) as error:
                 self._report(error)
-                self._write_what_can_be()
+                self._write_what_can_be(rows)
                 return
             except Exception as error:
                 self._report(error)
@@ -202,19 +235,19 @@ class WriteBehind(Generic[Item]):
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             else:
                 self.last_write_ms = (self._clock() - begun) * 1000
+                self._trying_since = None
                 self._recovered()
                 return
 
-    def _write_what_can_be(self) -> None:
+    def _write_what_can_be(self, rows: list[Row]) -> None:
         """Halve the batch until the rows that the database refuses stand alone, and lose those."""
-        whole = self._batch
-        if len(whole) == 1:
+        if len(rows) == 1:
+            self._trying_since = None
             self._lose()
             return
-        middle = len(whole) // 2
-        for part in (whole[:middle], whole[middle:]):
-            self._batch = part
-            self._write_batch()
+        middle = len(rows) // 2
+        for part in (rows[:middle], rows[middle:]):
+            self._write_rows(part)
 
     # -- telling ----------------------------------------------------------------------------------
 
