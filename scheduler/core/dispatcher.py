@@ -169,12 +169,12 @@ class Dispatcher:
     # -- nodes --------------------------------------------------------------------------------
 
     def put_node(self, spec: NodeSpec, state: AdminState) -> None:
-        """Register a node, or change one. Held leases keep counting, as do those of a removed node at its address."""
+        """Register a node, or change one. Held leases keep counting, as does what still runs at its address."""
         now = self._advance()
         node = self._nodes.get(spec.id)
         if node is None:
             node = self._nodes[spec.id] = Node(spec, state, now)
-            self._inherit(node)
+            relieved = self._inherit(node)
             self._sharing.adopt(node)
             lost_models: Iterable[str] = ()
         else:
@@ -184,7 +184,7 @@ class Dispatcher:
                 node.slots.resize(spec.max_concurrent)
             has_moved = spec.address != node.spec.address
             node.set_models(spec, frozenset() if has_moved else node.withdrawn)
-            self._inherit(node)
+            relieved = self._inherit(node)
             if has_moved:
                 self._sharing.adopt(node)
             self._slow_start.grow(node, now)
@@ -193,8 +193,9 @@ class Dispatcher:
             if model in self._orphans:
                 self.timetable.cancel(self._orphans.pop(model))
         self._mark_orphans(lost_models, now)
-        self.set_state(spec.id, state)
-        self._end_stranded(lost_models)
+        self._note_state(node, state, now)
+        self._match([node, *relieved])
+        self._end_stranded([*spec.models, *lost_models])
 
     def remove_node(self, node_id: str) -> None:
         """Forget a node: nothing new goes there, what runs goes on and keeps counting. Raises UnknownNode."""
@@ -213,8 +214,7 @@ class Dispatcher:
         """Set what the operator wants of a node. Raises UnknownNode."""
         now = self._advance()
         node = self._find(node_id)
-        if node.state is not state:
-            node.state, node.since = state, now
+        self._note_state(node, state, now)
         self._match([node])
         self._end_stranded(node.spec.models)
 
@@ -482,14 +482,32 @@ class Dispatcher:
             self.timetable.cancel(node.recheck)
         node.recheck = node.withheld_until = node.trial_limit = None
 
-    def _inherit(self, node: Node) -> None:
-        """What a removed node of the same id or address still runs counts against its successor."""
-        for former in [n for n in self._retired if node.spec.id == n.spec.id or node.spec.address == n.spec.address]:
-            self._retired.remove(former)
-            node.slots.resize(node.slots.limit, inherited=len(former.leases))
-            for lease in former.leases:
+    def _inherit(self, node: Node) -> list[Node]:
+        """What runs at its address counts against a node, whoever it was granted by, and so does what a removed node of
+        the same id or address still runs. Gives the registered nodes that it counts against no longer.
+        """
+        relieved = []
+        for other in [other for other in (*self._nodes.values(), *self._retired) if other is not node]:
+            is_registered = self._nodes.get(other.spec.id) is other
+            is_former = not is_registered and (other.spec.id == node.spec.id or other.spec.address == node.spec.address)
+            leases = {lease for lease in other.leases if is_former or lease.node.address == node.spec.address}
+            if not leases:
+                continue
+            other.leases -= leases
+            other.slots.resize(other.slots.limit, inherited=-len(leases))
+            node.leases |= leases
+            node.slots.resize(node.slots.limit, inherited=len(leases))
+            for lease in leases:
                 lease.holder = node
-            node.leases |= former.leases
+            if is_registered:
+                relieved.append(other)
+            elif not other.leases:
+                self._retired.remove(other)
+        return relieved
+
+    def _note_state(self, node: Node, state: AdminState, now: float) -> None:
+        if node.state is not state:
+            node.state, node.since = state, now
 
     def _forget_models(self, node: Node) -> None:
         for model in node.spec.models:

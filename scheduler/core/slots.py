@@ -37,7 +37,10 @@ class Slots:
         self.held -= 1
 
     def resize(self, limit: int, inherited: int = 0) -> None:
-        """Set a new limit; `inherited` places held elsewhere count here from now on. Nothing that is held is lost."""
+        """Set a new limit; `inherited` places held elsewhere count here from now on (negative: elsewhere).
+
+        Nothing that is held is lost.
+        """
         self.held += inherited
         self.limit = limit
         self.debt = max(0, self.held - limit)

@@ -221,10 +221,14 @@ class Oracle:
             if self.has_pledged:
                 node.promised = 0
         node.withdrawn &= set(spec.models)
-        for former in list(self.removed):
-            if former.spec.id == spec.id or former.spec.address == spec.address:
-                self.removed.remove(former)
-                node.held += former.held
+        for other in (*self.nodes, *self.removed):
+            is_alike = other.spec.id == spec.id or other.spec.address == spec.address
+            is_former = other in self.removed and is_alike
+            for ticket_id in list(other.held):
+                if other is not node and (is_former or self.sent_to[ticket_id] == spec.address):
+                    other.held.remove(ticket_id)
+                    node.held.append(ticket_id)
+        self.removed = [former for former in self.removed if former.held]
         self.grow(node)
         self.note_orphans()
         self.set_state(spec.id, state)

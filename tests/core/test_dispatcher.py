@@ -108,6 +108,46 @@ def test_leases_of_a_removed_node_keep_counting_when_it_comes_back(node_id: str,
     assert lease_of(waiting).node.id == node_id
 
 
+def test_what_runs_at_an_address_counts_against_whoever_moves_there() -> None:
+    bench = Bench()
+    bench.node("a", limit=2)
+    first, second = bench.held(), bench.held()
+    bench.node("a", limit=2, address="http://elsewhere")
+    bench.node("b", limit=2, address="http://a")
+    assert (bench.core.node("a").in_flight, bench.core.node("b").in_flight) == (0, 2)
+    assert {bench.held().node.address for _ in range(2)} == {"http://elsewhere"}
+    waiting = bench.submit()
+    assert waiting.is_waiting
+    first.release()
+    assert lease_of(waiting).node.id == "b"
+    second.release()
+    assert bench.core.node("b").in_flight == 1
+
+
+def test_a_node_whose_address_another_one_takes_has_room_at_once() -> None:
+    bench = Bench()
+    bench.node("a")
+    bench.held()
+    bench.node("a", address="http://elsewhere")
+    waiting = bench.submit()
+    assert waiting.is_waiting
+    bench.node("b", address="http://a")
+    assert lease_of(waiting).node.id == "a"
+
+
+def test_what_a_removed_node_runs_at_two_addresses_counts_at_both() -> None:
+    bench = Bench()
+    bench.node("a", limit=2)
+    bench.held()
+    bench.node("a", limit=2, address="http://elsewhere")
+    bench.held()
+    bench.core.remove_node("a")
+    bench.node("b", address="http://a")
+    bench.node("c", address="http://elsewhere")
+    assert bench.submit().is_waiting
+    assert (bench.core.node("b").in_flight, bench.core.node("c").in_flight) == (1, 1)
+
+
 # -- law 2: nothing leaks ---------------------------------------------------------------------
 
 
