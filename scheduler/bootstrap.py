@@ -17,23 +17,21 @@ from gunicorn.http.errors import ParseException
 from scheduler import __version__
 from scheduler.adapters.address_book import AddressBook
 from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
-from scheduler.adapters.cleanup import Limits, SqlCleanup
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
-from scheduler.adapters.clock_guard import ClockGuard
-from scheduler.adapters.database import check_pragmas, is_sqlite, open_database
+from scheduler.adapters.damage import damage_warnings
+from scheduler.adapters.database import is_sqlite, open_database
 from scheduler.adapters.database_size import database_bytes
 from scheduler.adapters.database_threads import DatabaseThreads
 from scheduler.adapters.event_log import BatchEventLog
 from scheduler.adapters.forwarder import HttpForwarder
 from scheduler.adapters.metrics_page import PrometheusPage
-from scheduler.adapters.migrate import upgrade
 from scheduler.adapters.node_examiner import HttpNodeExaminer
 from scheduler.adapters.node_store import SqlNodeStore
 from scheduler.adapters.prober import HttpProber
 from scheduler.adapters.recorder import COLUMNS, BatchRecorder
 from scheduler.adapters.request_log import SqlRequestLog
 from scheduler.adapters.request_metrics import RequestMetrics
-from scheduler.adapters.rollups import roll_up_old_rows
+from scheduler.adapters.roster_snapshot import RosterSnapshot
 from scheduler.adapters.spool import SUFFIX, Spool, dead_spools
 from scheduler.adapters.state_metrics import StateMetrics, Watched
 from scheduler.adapters.statistics import SqlStatistics
@@ -91,15 +89,9 @@ def spool_folder(settings: Settings) -> Path:
     return Path(given).absolute() if given else data_folder(settings) / "spool"
 
 
-def prepare_database(settings: Settings) -> None:
-    """Bring the tables up to date; once, before any worker. Raises StartRefused."""
-    app = Flask("scheduler")
-    engine = open_database(app, settings.database.path, settings.database.url)
-    upgrade(app)
-    check_pragmas(engine)
-    with engine.begin() as connection:
-        roll_up_old_rows(connection)
-    engine.dispose()
+def roster_snapshot(settings: Settings) -> RosterSnapshot | None:
+    """The copy of the nodes beside a SQLite file; None for PostgreSQL."""
+    return None if settings.database.url else RosterSnapshot(data_folder(settings) / "roster.json")
 
 
 def build(app: Flask, loaded: Loaded) -> Built:
@@ -135,7 +127,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     forwarder = HttpForwarder(book, clock, ca_file)
     roster = NodeRoster(
         dispatcher,
-        SqlNodeStore(writer),
+        SqlNodeStore(writer, roster_snapshot(settings)),
         events,
         clock,
         wall_clock,
@@ -263,7 +255,6 @@ def build(app: Flask, loaded: Loaded) -> Built:
         live_calls=live_calls,
         request_log=SqlRequestLog(reader),
         statistics=SqlStatistics(reader),
-        cleanup=cleanup,
         event_log=events,
         admin_keys=admin_keys,
         metrics_page=PrometheusPage((request_metrics, state_metrics)),
@@ -335,6 +326,8 @@ def _warnings(
 ) -> list[str]:
     """What an operator must know."""
     found = list(loaded.warnings)
+    if not loaded.settings.database.url:
+        found += damage_warnings(Path(loaded.settings.database.path).absolute())
     if not admin_keys:
         found.append("The admin side is open to anybody: set auth.admin_api_keys.")
     if key_ring.is_open:

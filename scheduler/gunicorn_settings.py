@@ -12,9 +12,10 @@ from typing import Any
 
 from scheduler import serving
 from scheduler.adapters.boots import GranterLock
-from scheduler.bootstrap import data_folder, prepare_database
+from scheduler.bootstrap import data_folder
 from scheduler.errors import StartRefused
 from scheduler.logs import configure_logging
+from scheduler.preparation import prepare_database
 from scheduler.settings import Settings, config_path, load_settings
 
 #: A server that was killed may leave a worker for so long.
@@ -44,7 +45,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     connections = min(server.max_connections, max(50, (files - SPARE_FILES) // 2))
     serving.loaded = loaded
 
-    def prepare(arbiter: Any) -> None:
+    def prepare(arbiter: Any, is_start: bool = False) -> None:
         """In the master, before the workers: the tables up to date."""
         if connections < server.max_connections:
             arbiter.log.warning(
@@ -53,11 +54,11 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
                 connections,
                 files,
             )
-        prepare_database(settings)
+        prepare_database(settings, is_start)
 
     def on_starting(arbiter: Any) -> None:
         try:
-            prepare(arbiter)
+            prepare(arbiter, is_start=True)
         except StartRefused as error:
             arbiter.log.error("%s", error)
             sys.exit(1)

@@ -49,17 +49,21 @@ class BatchEventLog(WriteBehind[tuple[str, Event]]):
         return [self._events.popleft() for _ in range(min(most, len(self._events)))]
 
     def _row(self, item: tuple[str, Event]) -> tuple[Any, ...]:
-        uid, event = item
-        return (
-            uid,
-            round(event.at * 1000),
-            stored_name(event.kind, 64),
-            stored_name(event.subject, 128),
-            stored_name(event.actor, 128),
-            stored_json(event.before),
-            stored_json(event.after),
-            stored_text(event.note, 2000),
-        )
+        return event_row(*item)
 
     def _write(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         self._upsert.execute(connection, rows)
+
+
+def event_row(uid: str, event: Event) -> tuple[Any, ...]:
+    """The event as a row of `events`, in the order of COLUMNS."""
+    return (
+        uid,
+        round(event.at * 1000),
+        stored_name(event.kind, 64),
+        stored_name(event.subject, 128),
+        stored_name(event.actor, 128),
+        stored_json(event.before),
+        stored_json(event.after),
+        stored_text(event.note, 2000),
+    )
