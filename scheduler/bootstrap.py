@@ -17,8 +17,10 @@ from gunicorn.http.errors import ParseException
 from scheduler import __version__
 from scheduler.adapters.address_book import AddressBook
 from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
+from scheduler.adapters.cleanup import Limits, SqlCleanup
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
 from scheduler.adapters.damage import damage_warnings
+from scheduler.adapters.clock_guard import ClockGuard
 from scheduler.adapters.database import is_sqlite, open_database
 from scheduler.adapters.database_size import database_bytes
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -108,6 +110,17 @@ def build(app: Flask, loaded: Loaded) -> Built:
     spools = spool_folder(settings)
     recorder = BatchRecorder(writer, spool=Spool(spools / f"{boot.id}{SUFFIX}", COLUMNS))
     events = BatchEventLog(writer)
+
+    kept = settings.database
+    cleanup = SqlCleanup(
+        writer,
+        reader,
+        Limits(kept.retention_days, kept.max_rows, kept.rollup_days),
+        ClockGuard(wall_clock),
+        kept.cleanup_enabled,
+        kept.cleanup_interval,
+    )
+    cleaning = Loop(cleanup.step, _report("the clean-up of old records"))
 
     # Who gets which slot.
     dispatcher = Dispatcher(
@@ -221,7 +234,7 @@ def build(app: Flask, loaded: Loaded) -> Built:
     runtime = Runtime(
         dispatcher=dispatcher,
         live_calls=live_calls,
-        services=(client_watch, pool, sweep, names, hub_lag),
+        services=(client_watch, pool, sweep, names, hub_lag, cleaning),
         writers=(recorder, events),
         sweeps=(forwarder.sweep,),
         boot=boot,
@@ -255,12 +268,13 @@ def build(app: Flask, loaded: Loaded) -> Built:
         live_calls=live_calls,
         request_log=SqlRequestLog(reader),
         statistics=SqlStatistics(reader),
+        cleanup=cleanup,
         event_log=events,
         admin_keys=admin_keys,
         metrics_page=PrometheusPage((request_metrics, state_metrics)),
         metrics_keys=(metrics_key.encode(),) if metrics_key else (),
         settings_view=lambda: as_dict(loaded),
-        warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events, hub_lag),
+        warnings=lambda: _warnings(loaded, key_ring, admin_keys, recorder, events, hub_lag, cleanup),
         hub_lag=hub_lag,
         is_ready=runtime.is_ready,
         uptime_s=lambda: runtime.uptime_s,
@@ -323,6 +337,7 @@ def _warnings(
     recorder: BatchRecorder,
     events: BatchEventLog,
     hub_lag: HubLag,
+    cleanup: SqlCleanup,
 ) -> list[str]:
     """What an operator must know."""
     found = list(loaded.warnings)
@@ -334,6 +349,8 @@ def _warnings(
         found.append("Anybody may send requests: set auth.api_keys.")
     if hub_lag.is_worrying:
         found.append(f"The event loop was {hub_lag.max_ms:.0f} ms late within the last minute: streams stutter.")
+    if doubt := cleanup.state().held:
+        found.append(f"Old records are kept: {doubt}. 'llm-scheduler requests cleanup' says that it is right.")
     for writing in (recorder, events):
         if writing.lost:
             found.append(f"{writing.lost} {writing.name} were lost since the start.")

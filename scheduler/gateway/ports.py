@@ -278,3 +278,38 @@ class Statistics(Protocol):
 
     def usage(self, start_time: float | None, end_time: float | None) -> tuple[list[Usage], bool]:
         """What each key has used of each model, and whether that is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSize:
+    """How much is kept."""
+
+    bytes: int | None  # on disk
+    rows_estimate: int  # requests
+    oldest_at: float | None  # when the oldest of them was created, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupState:
+    """What the clean-up of old records does."""
+
+    is_enabled: bool
+    held: str | None  # why nothing is deleted for the time being
+    is_running: bool
+    last_at: float | None  # seconds since the epoch
+    deleted: int  # requests, since the start
+
+
+class Cleanup(Protocol):
+    """Lets old records go."""
+
+    def matching(self, before: float) -> int:
+        """How many requests were created before."""
+
+    def ask(self, before: float) -> None:
+        """Have them deleted, soon; says too that the clock is right."""
+
+    def state(self) -> CleanupState: ...
+
+    def size(self) -> DatabaseSize:
+        """How large the database is."""

@@ -11,7 +11,7 @@ from scheduler.web.context import services
 from scheduler.web.described import describes, whole
 from scheduler.web.figures_json import totals_json
 from scheduler.web.query import Query
-from scheduler.web.schemas import by_priority_json, event_json, node_counts_json
+from scheduler.web.schemas import by_priority_json, database_json, event_json, node_counts_json
 from scheduler.web.status_shapes import Config, EventPage, Status
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def status() -> Response:
     found = services()
     nodes = found.dispatcher.nodes()
     queue = found.dispatcher.queue(limit=0)
-    recent, warnings = _recent()
+    (recent, warnings), database = _recent(), _database()
     return jsonify(
         {
             "version": found.version,
@@ -46,6 +46,7 @@ def status() -> Response:
             },
             "models": found.dispatcher.models(),
             "recent": recent,
+            "database": database,
             "warnings": [*found.warnings(), *warnings],
         }
     )
@@ -84,3 +85,13 @@ def _recent() -> tuple[dict[str, Any] | None, list[str]]:
         log.warning("the records could not be read for /admin/status", exc_info=True)
         return None, ["The records cannot be read at the moment: the database does not answer."]
     return {"window_s": RECENT_S, **totals_json(totals)}, []
+
+
+def _database() -> dict[str, Any] | None:
+    """How much is kept and what the clean-up does; None while the database does not answer."""
+    cleanup = services().cleanup
+    try:
+        return database_json(cleanup.size(), cleanup.state())
+    except Exception:
+        log.warning("the size of the database could not be read for /admin/status", exc_info=True)
+        return None

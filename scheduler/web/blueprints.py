@@ -2,7 +2,16 @@
 
 from flask import Blueprint, Flask, Response
 
-from scheduler.web import admin_nodes, admin_queue, admin_requests, admin_stats, admin_status, health, metrics
+from scheduler.web import (
+    admin_cleanup,
+    admin_nodes,
+    admin_queue,
+    admin_requests,
+    admin_stats,
+    admin_status,
+    health,
+    metrics,
+)
 from scheduler.web.auth import AdminGuard
 from scheduler.web.data_plane import ENGINE_PATHS
 from scheduler.web.docs import docs_blueprint
@@ -30,7 +39,7 @@ def _admin_blueprint() -> Blueprint:
     admin = Blueprint("admin", __name__, url_prefix="/admin")
     admin.before_request(AdminGuard().check)
     admin.after_request(_forbid_caching)
-    for module in (admin_nodes, admin_queue, admin_requests, admin_stats, admin_status):
+    for module in (admin_cleanup, admin_nodes, admin_queue, admin_requests, admin_stats, admin_status):
         admin.register_blueprint(module.blueprint)
     return admin
 

@@ -12,7 +12,7 @@ from scheduler.core.dispatcher import Dispatcher
 from scheduler.gateway.hub_lag import HubLag
 from scheduler.gateway.live_calls import LiveCalls
 from scheduler.gateway.node_trial import NodeTrial
-from scheduler.gateway.ports import EventLog, MetricsPage, RequestLog, Statistics
+from scheduler.gateway.ports import Cleanup, EventLog, MetricsPage, RequestLog, Statistics
 from scheduler.gateway.roster import NodeRoster
 
 
@@ -26,6 +26,7 @@ class Services:
     live_calls: LiveCalls
     request_log: RequestLog
     statistics: Statistics
+    cleanup: Cleanup
     event_log: EventLog
     admin_keys: tuple[bytes, ...]  # empty: the admin side is open
     metrics_page: MetricsPage

@@ -130,3 +130,19 @@ class RecordPage(Shape):
     total_is_estimate: bool
     limit: int
     offset: int
+
+
+class CleanupOrder(Shape):
+    """Which records are to go."""
+
+    older_than: str = Field(description="How old, such as `36h` or `7d`; `s`, `m`, `h` or `d`.")
+    dry_run: bool = Field(default=False, description="Only say how many there are.")
+
+
+class CleanupAnswer(Shape):
+    """How many records are about to go, or would."""
+
+    before: Time
+    matching: int
+    dry_run: bool
+    held: str | None = Field(description="Why nothing is deleted by itself for the time being.")

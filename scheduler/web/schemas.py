@@ -12,7 +12,7 @@ from scheduler.errors import UnknownRequest
 from scheduler.gateway.live_calls import LiveCalls, RunningView
 from scheduler.gateway.node_detail import NodeDetail
 from scheduler.gateway.node_trial import TrialResult
-from scheduler.gateway.ports import Event
+from scheduler.gateway.ports import CleanupState, DatabaseSize, Event
 from scheduler.gateway.record import RequestRecord
 
 Json = dict[str, Any]
@@ -152,6 +152,22 @@ def node_counts_json(nodes: Sequence[NodeView]) -> Json:
 def by_priority_json(counts: Mapping[Priority, int]) -> Json:
     """Waiting requests by priority, the most urgent first."""
     return {priority.label: counts.get(priority, 0) for priority in Priority}
+
+
+def database_json(size: DatabaseSize, cleanup: CleanupState) -> Json:
+    """How much is kept, and what the clean-up of old records does."""
+    return {
+        "bytes": size.bytes,
+        "rows_estimate": size.rows_estimate,
+        "oldest_at": time_json(size.oldest_at),
+        "cleanup": {
+            "is_enabled": cleanup.is_enabled,
+            "held": cleanup.held,
+            "is_running": cleanup.is_running,
+            "last_at": time_json(cleanup.last_at),
+            "deleted_count": cleanup.deleted,
+        },
+    }
 
 
 def event_json(event: Event) -> Json:

@@ -41,6 +41,25 @@ class HubLagMs(Shape):
     max: Ms
 
 
+class CleanupStatus(Shape):
+    """What the clean-up of old records does."""
+
+    is_enabled: bool
+    held: str | None = Field(description="Why nothing is deleted for the time being.")
+    is_running: bool
+    last_at: Time | None
+    deleted_count: int = Field(description="Records, since the start.")
+
+
+class DatabaseStatus(Shape):
+    """How much is kept."""
+
+    bytes: int | None
+    rows_estimate: int
+    oldest_at: Time | None
+    cleanup: CleanupStatus
+
+
 class Status(Shape):
     """Everything a dashboard needs."""
 
@@ -55,6 +74,7 @@ class Status(Shape):
     slots: SlotCounts
     models: list[str]
     recent: RecentStats | None = Field(description="`null` while the database does not answer.")
+    database: DatabaseStatus | None = Field(description="`null` while the database does not answer.")
     warnings: list[str]
 
 

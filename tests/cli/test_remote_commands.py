@@ -174,3 +174,14 @@ def test_requests_are_exported_to_a_file(run, site, tmp_path):
     assert "req-0" in run("requests", "export").stdout
     refused = run("requests", "export", "--status", "done")
     assert (refused.exit_code, "status" in refused.stderr) == (1, True)
+
+
+def test_old_requests_are_counted_then_deleted(run, site):
+    site.cleanup.found_matching = 12
+    assert "12 requests created before" in run("requests", "cleanup", "--older-than", "7d", "--dry-run").stdout
+    assert site.cleanup.asked == []
+    assert "are being deleted" in run("requests", "cleanup", "--older-than", "7d").stdout
+    assert len(site.cleanup.asked) == 1
+    assert json.loads(run("requests", "cleanup", "--older-than", "1h", "--json").stdout)["matching"] == 12
+    assert run("requests", "cleanup").exit_code == 2
+    assert run("requests", "cleanup", "--older-than", "soon").exit_code == 1

@@ -13,6 +13,8 @@ from scheduler.core.priority import Priority
 from scheduler.errors import SchedulerError
 from scheduler.gateway.figures import Figures, Grouped, Totals, Usage
 from scheduler.gateway.ports import (
+    CleanupState,
+    DatabaseSize,
     Event,
     ExamStep,
     NodeFindings,
@@ -122,6 +124,31 @@ class ScriptedStatistics:
     def usage(self, start_time: float | None, end_time: float | None) -> tuple[list[Usage], bool]:
         self.asked.append((start_time, end_time))
         return self.found_usage, self.is_exact
+
+
+class ScriptedCleanup:
+    """Answers what tests put into its attributes; `asked` keeps what is to be deleted."""
+
+    def __init__(self) -> None:
+        self.found_matching = 0
+        self.found_state = CleanupState(True, None, False, None, 0)
+        self.found_size = DatabaseSize(4096, 0, None)
+        self.asked: list[float] = []
+        self.is_broken = False
+
+    def matching(self, before: float) -> int:
+        return self.found_matching
+
+    def ask(self, before: float) -> None:
+        self.asked.append(before)
+
+    def state(self) -> CleanupState:
+        return self.found_state
+
+    def size(self) -> DatabaseSize:
+        if self.is_broken:
+            raise OSError("database is locked")
+        return self.found_size
 
 
 class ScriptedProber:

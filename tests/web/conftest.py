@@ -20,6 +20,7 @@ from tests.support.fakes import (
     MemoryEventLog,
     MemoryNodeStore,
     MemoryRequestLog,
+    ScriptedCleanup,
     ScriptedExaminer,
     ScriptedStatistics,
 )
@@ -43,6 +44,7 @@ class Site:
         self.events = MemoryEventLog()
         self.request_log = MemoryRequestLog(self.events)
         self.statistics = ScriptedStatistics()
+        self.cleanup = ScriptedCleanup()
         self.live_calls = LiveCalls()
         self.roster = NodeRoster(
             self.dispatcher,
@@ -65,6 +67,7 @@ class Site:
             live_calls=self.live_calls,
             request_log=self.request_log,
             statistics=self.statistics,
+            cleanup=self.cleanup,
             event_log=self.events,
             admin_keys=self.admin_keys,
             metrics_page=self.metrics_page,

@@ -137,6 +137,9 @@ def answers(site: Site):
     attempt = {"node_id": "gpu-1", "start_ms": 0.1, "result": "completed", "duration_ms": None}
     others = {"stream": True, "path": "/v1/x", "bytes_in": 1, "bytes_out": 2, "client": "c", "attempts": [attempt]}
     site.request_log.records.append({**known, **times, **texts, **others})
+    order = {"older_than": "7d"}
+    yield "/admin/requests/cleanup", "post", site.send("POST", "/admin/requests/cleanup", {**order, "dry_run": True})
+    yield "/admin/requests/cleanup", "post", site.send("POST", "/admin/requests/cleanup", order)
     yield "/admin/requests", "get", site.get("/admin/requests")
     yield "/admin/requests.csv", "get", site.get("/admin/requests.csv")
     yield "/admin/requests/{request_id}", "get", site.get("/admin/requests/req-0")
