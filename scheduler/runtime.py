@@ -79,6 +79,7 @@ class Runtime:
         self.unplaced: Callable[[], int] = lambda: 0  # requests that are being read or answered and hold no slot
         self.on_change: Callable[[], None] = lambda: None  # tells the worker that it is to end
         self.is_draining = False
+        self.is_drained = False  # what is left now had its time
 
     @property
     def uptime_s(self) -> float:
@@ -123,10 +124,12 @@ class Runtime:
         self.is_draining = True
         self._successor.tell_to_stop()
         self._dispatcher.close()
-        self._wait_until_idle(self._shutdown_timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self._shutdown_timeout_s if timeout_s is None else timeout_s
+        _wait_until(lambda: not len(self._live_calls) and self.unplaced() <= 0, timeout_s)
         for call in self._live_calls:
             call.end_early(ShuttingDown())
-        self._wait_until_idle(END_S)
+        _wait_until(lambda: not len(self._live_calls), END_S)
+        self.is_drained = True
 
     def stop(self) -> None:
         """End everything; what was recorded is durable afterwards, or it is logged that it is not."""
@@ -165,15 +168,16 @@ class Runtime:
     def _shares(self) -> Mapping[str, int]:
         return self._dispatcher.shares(keep_one=self.unplaced() > 0 or self._dispatcher.waiting_count > 0)
 
-    def _wait_until_idle(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while len(self._live_calls) and time.monotonic() < deadline:
-            gevent.sleep(IDLE_POLL_S)
-
     def _sweep(self) -> None:
         gevent.sleep(SWEEP_S)
         for sweep in self._sweeps:
             sweep()
+
+
+def _wait_until(is_so: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so() and time.monotonic() < deadline:
+        gevent.sleep(IDLE_POLL_S)
 
 
 def _check_patches() -> None:

@@ -154,7 +154,8 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
         last_words_s = LAST_WORDS_S
         while any(len(server.pool) for server in servers):
             self._close_idle()
-            if (self._drain is not None or runtime.is_draining) and not self._busy:
+            is_stopping = self._drain is not None or runtime.is_draining
+            if is_stopping and (runtime.is_drained or not self._busy):
                 last_words_s -= CLOSE_IDLE_S
                 if last_words_s <= 0:
                     break

@@ -186,6 +186,20 @@ def test_idle_connections_do_not_delay_a_stop(start_server: StartServer, start_n
             assert client.read_to_end() == "end"
 
 
+def test_a_body_that_comes_slowly_delays_a_stop_no_longer_than_what_runs(
+    start_server: StartServer, start_node: StartNode
+) -> None:
+    server = start(start_server, start_node(slots=1), 1, shutdown_timeout="1s")
+    with RawClient(server) as client:
+        client.post(CALL, only_bytes=10)
+        time.sleep(0.2)  # it is being read
+        began = time.time()
+        server.terminate()
+        assert server.wait() == 0
+        assert 1.0 <= time.time() - began < 8.0  # gunicorn would kill the worker after 11
+        assert client.read_to_end() in ("end", "reset")
+
+
 def test_a_stop_before_any_request_is_clean_and_leaves_no_pid_file(start_server: StartServer) -> None:
     server = start_server()
     server.terminate()
