@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from scheduler.errors import (
     SchedulerError,
     ShuttingDown,
     UnknownNode,
+    UnknownRequest,
 )
 from scheduler.gateway.call import InferenceCall
 from scheduler.gateway.clocks import Clocks, ClockSweep
@@ -273,7 +275,8 @@ class Exchange:
             return
         self.ended_by = error
         if self.ticket.is_waiting:
-            self._around.dispatcher.cancel(self.ticket.id, error)
+            with contextlib.suppress(UnknownRequest):  # its deadline or its slot came with this very step of the clock
+                self._around.dispatcher.cancel(self.ticket.id, error)
             return
         is_blocked = self._sending_since is not None  # its greenlet is held up by the client, and reads nothing
         if is_blocked and (self._delivery is None or isinstance(error, ClientGone)):

@@ -10,7 +10,7 @@ import pytest
 from scheduler.core.dispatcher import Dispatcher
 from scheduler.core.node import AdminState, Health, NodeSpec
 from scheduler.core.priority import Priority
-from scheduler.errors import ClientGone, NodeClosed, NodeTimeout, NodeUnreachable
+from scheduler.errors import Cancelled, ClientGone, NodeClosed, NodeTimeout, NodeUnreachable, QueueTimeout
 from scheduler.gateway.call import InferenceCall
 from scheduler.gateway.clocks import Clocks, ClockSweep
 from scheduler.gateway.exchange import ErrorFacts, Exchange, Surroundings
@@ -102,6 +102,21 @@ def desk() -> Any:
     desk = Desk(slow_start_s=10.0)
     yield desk
     desk.check_idle()
+
+
+def test_a_cancellation_that_comes_with_the_deadline_is_no_error(desk: Desk) -> None:
+    desk.add("a", limit=1)
+    desk.forwarder.behaviour["a"] = None
+    running, waiting = desk.accept()[0], desk.accept()[0]
+    greenlets = [gevent.spawn(desk.gateway.serve, exchange) for exchange in (running, waiting)]
+    gevent.sleep(0)
+    assert waiting.ticket.is_waiting
+    desk.now += 1001.0  # nobody has noticed yet
+    waiting.cancel()
+    running.cancel()
+    gevent.joinall(greenlets)
+    assert [type(greenlet.exception) for greenlet in greenlets] == [Cancelled, QueueTimeout]
+    assert [record.outcome for record in desk.finished] == ["cancelled", "cancelled"]
 
 
 # -- what ejects a node -----------------------------------------------------------------------
