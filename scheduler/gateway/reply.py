@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from scheduler.gateway.exchange import Exchange
 #: Turns an error into the event that tells it to the reader of an event stream.
 ErrorEvent = Callable[[BaseException], bytes]
 
-_DONE = b"[DONE]"
+# As an event of its own: a model may well write the word.
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class ReplyStream:
     @property
     def _has_told_end(self) -> bool:
         """True where an event stream has told its end: many clients leave then, without waiting for the last chunk."""
-        return self._is_event_stream and _DONE in self._tail
+        return self._is_event_stream and _DONE.search(self._tail) is not None
 
     def _end(self) -> None:
         if not self._is_framed and self._is_event_stream and not self._has_told_end:

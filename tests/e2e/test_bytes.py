@@ -658,6 +658,16 @@ def test_a_stream_framed_by_the_end_of_the_connection_is_broken_without_its_end_
     assert (record["outcome"], record["error_code"], record["http_status"]) == ("failed", "upstream_closed", 200)
 
 
+def test_a_stream_whose_text_says_done_has_not_told_its_end(server: RunningServer, scripted: ScriptedNode) -> None:
+    said = b'data: {"text":"it ends with [DONE]"}\n\n'
+
+    answer = answer_of(server, scripted, STREAM_HEAD + b"Connection: close\r\n\r\n", said)
+
+    assert answer.body.startswith(said + b"data: ")
+    assert json.loads(answer.body.split(b"data: ")[-1])["error"]["code"] == "upstream_closed"
+    assert server.record(answer.headers["x-scheduler-request-id"])["outcome"] == "failed"
+
+
 def cut(server: RunningServer, body: bytes = b'{"model":"scripted"}', path: str = CHAT) -> bool:
     """True where the answer to this ends with a reset, so that it cannot look whole."""
     with Wire(server.port) as wire:
