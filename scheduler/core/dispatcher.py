@@ -289,7 +289,9 @@ class Dispatcher:
         After a pledge, what has been told is the most that this process will ever use there.
         """
         self._advance()
-        return self._sharing.shares(self._nodes.values(), self._retired, keep_one)
+        shares = self._sharing.shares(self._nodes.values(), self._retired, keep_one)
+        self._end_stranded(self._serving)
+        return shares
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -446,14 +448,16 @@ class Dispatcher:
             self._end(ticket, UnknownModel(model, sorted(self._serving)))
 
     def _has_way(self, ticket: Ticket, nodes: Sequence[Node]) -> bool:
-        """True where a ticket still has a node to go to, now or later; one that is lost is no reason to wait for a
-        ticket that has already been turned away elsewhere.
+        """True where a ticket still has a node to go to, now or later; one that is lost, or that this process has left
+        to its successor, is no reason to wait for a ticket that has already been turned away elsewhere.
         """
-        excluded = ticket.excluded
+        model, excluded = ticket.model, ticket.excluded
+        allowed = [node for node in nodes if node.spec.id not in excluded]
         if ticket.needs_company:
             # A poisonous request must not take the model's last node down, nor wait for another one to come up.
-            return sum(node.serves(ticket.model) and node.spec.id not in excluded for node in nodes) > 1
-        return any(node.spec.id not in excluded and not (excluded and node.has_lost(ticket.model)) for node in nodes)
+            serving = [node for node in allowed if node.serves(model)]
+            return len(serving) > 1 and any(node.pledge != 0 for node in serving)
+        return any(not (excluded and (node.has_lost(model) or node.pledge == 0)) for node in allowed)
 
     def _end_stranded(self, models: Iterable[str]) -> None:
         """End the tickets that were taken back from a node and have no other node left."""

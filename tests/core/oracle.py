@@ -323,6 +323,7 @@ class Oracle:
             shares[node.spec.address] = shares.get(node.spec.address, 0) + is_kept
             if self.has_pledged:
                 self.promise(node, at_home + is_kept)
+        self.end_stranded()
         return shares
 
     def promise(self, node: OracleNode, most: int) -> None:
@@ -425,8 +426,10 @@ class Oracle:
     def has_way(self, ticket: OracleTicket) -> bool:
         allowed = [node for node in self.nodes_of(ticket.model) if node.spec.id not in ticket.excluded]
         if ticket.needs_company:
-            return sum(node.serves(ticket.model) for node in allowed) >= 2
-        return any(not node.has_lost(ticket.model) for node in allowed) if ticket.excluded else bool(allowed)
+            serving = [node for node in allowed if node.serves(ticket.model)]
+            return len(serving) >= 2 and any(node.promised != 0 for node in serving)
+        ours = [node for node in allowed if node.promised != 0]  # the others are left to the successor
+        return any(not node.has_lost(ticket.model) for node in ours) if ticket.excluded else bool(allowed)
 
     def held_at_home(self, node: OracleNode) -> int:
         return sum(self.sent_to[ticket_id] == node.spec.address for ticket_id in node.held)

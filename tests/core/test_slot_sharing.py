@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from scheduler.errors import NoOtherNode
 from tests.core.test_dispatcher import Bench, lease_of
 
 
@@ -55,6 +58,20 @@ def test_a_share_given_away_is_never_used_again() -> None:
     assert bench.core.shares(keep_one=False) == {"http://a": 0}
     assert bench.core.shares(keep_one=True) == {"http://a": 0}
     assert bench.submit().is_waiting
+
+
+@pytest.mark.parametrize("needs_company", [False, True])
+def test_a_ticket_taken_back_does_not_wait_for_nodes_that_were_given_away(needs_company: bool) -> None:
+    bench = Bench()
+    for node_id in ("a", "b", "c"):
+        bench.node(node_id)
+    ticket = bench.submit()
+    bench.core.pledge()
+    bench.core.shares(keep_one=False)
+    lease = lease_of(ticket)
+    lease.release()
+    with pytest.raises(NoOtherNode):
+        bench.core.resubmit(ticket, lease.node.id, needs_company)
 
 
 def test_a_removed_nodes_leases_are_told_until_they_end() -> None:
