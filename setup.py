@@ -43,6 +43,7 @@ EXTRAS_REQUIRE = {
 
 # The same commands for `flask ...`. As entry points, so that they do not build the app, which takes the data folder.
 COMMANDS = {
+    "backup": "scheduler.cli.backup:backup",
     "config": "scheduler.cli.config:config",
     "db": "scheduler.cli.db:db",
     "healthcheck": "scheduler.cli.healthcheck:healthcheck",

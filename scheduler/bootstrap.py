@@ -19,9 +19,9 @@ from scheduler.adapters.address_book import AddressBook
 from scheduler.adapters.boots import Boot, begin_boot, mark_interrupted, register_boot
 from scheduler.adapters.cleanup import Limits, SqlCleanup
 from scheduler.adapters.client_connection import ClientWatch, SocketClient
-from scheduler.adapters.damage import damage_warnings
 from scheduler.adapters.clock_guard import ClockGuard
-from scheduler.adapters.database import is_sqlite, open_database
+from scheduler.adapters.damage import damage_warnings
+from scheduler.adapters.database import is_sqlite, open_database, sqlite_file
 from scheduler.adapters.database_size import database_bytes
 from scheduler.adapters.database_threads import DatabaseThreads
 from scheduler.adapters.event_log import BatchEventLog
@@ -93,7 +93,8 @@ def spool_folder(settings: Settings) -> Path:
 
 def roster_snapshot(settings: Settings) -> RosterSnapshot | None:
     """The copy of the nodes beside a SQLite file; None for PostgreSQL."""
-    return None if settings.database.url else RosterSnapshot(data_folder(settings) / "roster.json")
+    file = sqlite_file(settings.database.path, settings.database.url)
+    return RosterSnapshot(file.with_name("roster.json")) if file is not None else None
 
 
 def build(app: Flask, loaded: Loaded) -> Built:
@@ -341,8 +342,8 @@ def _warnings(
 ) -> list[str]:
     """What an operator must know."""
     found = list(loaded.warnings)
-    if not loaded.settings.database.url:
-        found += damage_warnings(Path(loaded.settings.database.path).absolute())
+    if file := sqlite_file(loaded.settings.database.path, loaded.settings.database.url):
+        found += damage_warnings(file)
     if not admin_keys:
         found.append("The admin side is open to anybody: set auth.admin_api_keys.")
     if key_ring.is_open:

@@ -198,3 +198,7 @@ class ConfigError(SchedulerError):
 
 class StartRefused(SchedulerError):
     """Raised when the server must not start, with the one line that says why."""
+
+
+class BackupFailed(SchedulerError):
+    """Raised when there is no verified backup, with the one line that says why."""

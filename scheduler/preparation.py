@@ -8,9 +8,10 @@ from flask import Flask
 from sqlalchemy.exc import DatabaseError
 
 from scheduler.adapters.damage import is_damage, move_aside, set_aside_if_damaged, succeed_damaged
-from scheduler.adapters.database import check_pragmas, open_database
+from scheduler.adapters.database import check_pragmas, open_database, sqlite_file
 from scheduler.adapters.migrate import upgrade
 from scheduler.adapters.rollups import roll_up_old_rows
+from scheduler.adapters.roster_snapshot import RosterSnapshot
 from scheduler.bootstrap import roster_snapshot
 from scheduler.errors import StartRefused
 from scheduler.settings import Settings
@@ -21,33 +22,34 @@ def prepare_database(settings: Settings, is_start: bool = False) -> None:
 
     At a start, when nobody has it open, a damaged SQLite file is replaced by a new one with the nodes of the snapshot.
     """
-    database, snapshot = settings.database, roster_snapshot(settings)
-    file = Path(database.path).absolute()
+    snapshot = roster_snapshot(settings)
+    file = sqlite_file(settings.database.path, settings.database.url)
+    if file is None or snapshot is None or not is_start:
+        _prepare(settings, file, snapshot)
+        return
     try:
-        if is_start and snapshot is not None:
-            set_aside_if_damaged(file, snapshot)
+        set_aside_if_damaged(file, snapshot)
         try:
-            _prepare(settings)
+            _prepare(settings, file, snapshot)
         except (StartRefused, DatabaseError) as error:
             reason = error.__cause__ or error
-            if not is_start or snapshot is None or not is_damage(reason):
+            if not is_damage(reason):
                 raise
-            move_aside(file, str(reason))
-            _prepare(settings)
+            move_aside(file, str(getattr(reason, "orig", reason)))
+            _prepare(settings, file, snapshot)
     except OSError as error:
         raise StartRefused(f"The damaged database {file} cannot be moved aside: {error.strerror}.") from None
 
 
-def _prepare(settings: Settings) -> None:
+def _prepare(settings: Settings, file: Path | None, snapshot: RosterSnapshot | None) -> None:
     app = Flask("scheduler")
     engine = open_database(app, settings.database.path, settings.database.url)
-    snapshot = roster_snapshot(settings)
     try:
         upgrade(app)
         check_pragmas(engine)
         with engine.begin() as connection:
             roll_up_old_rows(connection)
-            if snapshot is not None:
-                succeed_damaged(connection, Path(settings.database.path).absolute(), snapshot)
+            if file is not None and snapshot is not None:
+                succeed_damaged(connection, file, snapshot)
     finally:
         engine.dispose()

@@ -39,7 +39,7 @@ def find_damage(file: Path, limit_s: float = CHECK_S) -> str | None:
     try:
         with (
             contextlib.closing(sqlite3.connect(file, check_same_thread=False)) as connection,
-            _interrupted_after(connection, limit_s),
+            interrupted_after(connection, limit_s),
         ):
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
@@ -122,7 +122,8 @@ def damage_warnings(file: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _interrupted_after(connection: sqlite3.Connection, limit_s: float) -> Iterator[None]:
+def interrupted_after(connection: sqlite3.Connection, limit_s: float) -> Iterator[None]:
+    """End the block's statement with SQLITE_INTERRUPT after `limit_s`; the connection is for any thread."""
     # A real thread, patched or not: a greenlet would not run while SQLite does.
     new_lock = get_original("_thread", "allocate_lock")
     is_done, has_left = new_lock(), new_lock()
@@ -130,8 +131,10 @@ def _interrupted_after(connection: sqlite3.Connection, limit_s: float) -> Iterat
     has_left.acquire()
 
     def watch() -> None:
-        if not is_done.acquire(timeout=limit_s):
-            connection.interrupt()
+        wait_s = limit_s
+        while not is_done.acquire(timeout=wait_s):
+            connection.interrupt()  # of no effect between two statements, so again
+            wait_s = 0.05
         has_left.release()
 
     get_original("_thread", "start_new_thread")(watch, ())

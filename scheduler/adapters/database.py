@@ -113,6 +113,13 @@ def is_sqlite(bind: Engine | Connection) -> bool:
     return bind.dialect.name == "sqlite"
 
 
+def sqlite_file(path: str, url: str = "") -> Path | None:
+    """The SQLite file that these settings name; None for PostgreSQL. Raises StartRefused."""
+    if not url:
+        return Path(path).absolute()
+    return Path(_parse(url).database or "").absolute() if url.startswith("sqlite") else None
+
+
 def _parse(url: str) -> URL:
     try:
         where = make_url(url)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 import scheduler
+from scheduler.adapters.backup import back_up_before
 from scheduler.adapters.database import db, is_sqlite
 from scheduler.adapters.tables import NodeRow, RequestRow
-from scheduler.errors import StartRefused
+from scheduler.errors import BackupFailed, StartRefused
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(scheduler.__file__).parent / "migrations"
 ADVISORY_LOCK = 0x11A5C4ED  # any number, as long as it stays
@@ -30,8 +34,11 @@ def install(app: Flask) -> None:
         flask_migrate.Migrate(app, db, directory=str(FOLDER))
 
 
-def upgrade(app: Flask) -> str:
-    """Bring the database to this program's revision and return that; others wait meanwhile. Raises StartRefused."""
+def upgrade(app: Flask, with_backup: bool = True) -> str:
+    """Bring the database to this program's revision and return that; others wait meanwhile. Raises StartRefused.
+
+    A SQLite file that has something in it is backed up first.
+    """
     install(app)
     with app.app_context():
         config = app.extensions["migrate"].migrate.get_config()
@@ -39,6 +46,8 @@ def upgrade(app: Flask) -> str:
             with _only_one(db.engine):
                 before = check_revision(db.engine)
                 head = _scripts(config).get_current_head() or ""
+                if before is not None and before != head and with_backup:
+                    _back_up(db.engine, head)
                 if before != head:
                     command.upgrade(config, "head")
         except DBAPIError as error:
@@ -64,6 +73,20 @@ def check_revision(engine: Engine) -> str | None:
             "know: it was used by a newer version; install that one, or restore a backup."
         )
     return found
+
+
+def _back_up(engine: Engine, head: str) -> None:
+    if not is_sqlite(engine):
+        log.warning("The tables are brought to revision %s; PostgreSQL is not backed up here, use pg_dump.", head)
+        return
+    try:
+        made = back_up_before(Path(engine.url.database or ""), head)
+    except BackupFailed as error:
+        raise StartRefused(
+            f"The tables are not brought to revision {head}, because there is no backup: {error} "
+            "Without one: llm-scheduler db upgrade --no-backup."
+        ) from None
+    log.warning("The tables are brought to revision %s; %s is a backup of before.", head, made.file)
 
 
 def _config() -> Config:

@@ -6,6 +6,7 @@ The commands stand in setup.py's `flask.commands` too, so that `flask nodes list
 import click
 
 import scheduler
+from scheduler.cli.backup import backup
 from scheduler.cli.config import config
 from scheduler.cli.db import db
 from scheduler.cli.healthcheck import healthcheck
@@ -16,7 +17,18 @@ from scheduler.cli.simulate import simulate
 from scheduler.cli.simulate_node import simulate_node
 from scheduler.cli.status import status
 
-COMMANDS: tuple[click.Command, ...] = (config, db, healthcheck, nodes, requests, serve, simulate, simulate_node, status)
+COMMANDS: tuple[click.Command, ...] = (
+    backup,
+    config,
+    db,
+    healthcheck,
+    nodes,
+    requests,
+    serve,
+    simulate,
+    simulate_node,
+    status,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
