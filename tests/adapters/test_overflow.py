@@ -10,8 +10,9 @@ from sqlalchemy import func, select
 
 from scheduler.adapters.boots import begin_boot, mark_interrupted
 from scheduler.adapters.recorder import COLUMNS, BatchRecorder, request_row
-from scheduler.adapters.spool import Spool, dead_spools
+from scheduler.adapters.spool import RESERVED_BYTES, Spool, dead_spools
 from scheduler.adapters.tables import ROLLUP_INBOX, ROLLUPS
+from scheduler.gateway.record import Attempt
 from tests.adapters.conftest import START
 from tests.adapters.test_recorder import Switch, rows_of
 
@@ -170,3 +171,31 @@ def test_a_database_that_hangs_without_an_error_counts_as_away(writer, spool, ne
     answer.set()
     assert recorder.stop(5)
     assert len(rows_of(writer)) == 49
+
+
+NASTY = "\0nul \ud800 half \U0001f600 whole " + "x" * 1_000_000
+TEXTS = ("id", "client_request_id", "model", "key_name", "path", "client", "node_id", "decision", "error_code")
+
+
+@pytest.mark.parametrize("goes_to_the_disk", [False, True])
+def test_whatever_text_a_field_holds_its_row_is_kept_on_both_ways(writer, spool, new_record, goes_to_the_disk):
+    recorder = BatchRecorder(writer, interval_s=0.01, spool=spool, spill_after_s=0.0, spill_above=0)
+    switch = Switch(recorder)
+    switch.is_on = not goes_to_the_disk
+    recorder.start()
+    recorder.save(new_record(1))
+    if goes_to_the_disk:
+        assert switch.has_failed.wait(5)
+    fields = dict.fromkeys((*TEXTS, "error_message"), NASTY)
+    recorder.save(new_record(2, ended="completed", attempts=[Attempt(NASTY, 1.0, NASTY)], **fields))
+    if goes_to_the_disk:
+        until(lambda: recorder.overflow.count == 1)
+        assert spool.file.stat().st_blocks * 512 <= RESERVED_BYTES
+    switch.is_on = True
+    assert recorder.stop(5)
+    assert recorder.lost == 0
+    [_, row] = rows_of(writer)
+    for name in (*TEXTS, "error_message"):
+        assert row[name].startswith("\ufffdnul \ufffd"), name
+        assert " half \U0001f600 whole x" in row[name], name
+        assert len(row[name]) <= 2000
