@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 from scheduler.adapters.database import is_sqlite
 from scheduler.adapters.marks import MINUTES_GONE_BEFORE, ROWS_GONE_BEFORE, time_mark, write_mark
 from scheduler.adapters.tables import EVENTS, REQUESTS, ROLLUPS
-from scheduler.adapters.tally import COARSE_MS, HOUR_MS, MINUTE_MS
+from scheduler.adapters.tally import DAY_MS, HOUR_MS, MINUTE_MS, STEPS_MS
 
 STEP_ROWS = 500
 STEP_PAGES = 256  # a megabyte
@@ -45,20 +45,23 @@ def events_before(before_ms: int) -> Step:
 
 
 def rollups_before(before_ms: int, minutes: bool) -> Step:
-    """Deletes rollups that begin before, those of minutes or those of hours and quarters."""
-    before_ms -= before_ms % HOUR_MS
+    """Deletes rollups that begin before, those of minutes or all longer ones."""
+    # Whole hours and days, so that what a longer one is put together from is either all there or all gone.
+    before_ms -= before_ms % (HOUR_MS if minutes else DAY_MS)
 
     def step(connection: Connection) -> int:
         if minutes and time_mark(connection, MINUTES_GONE_BEFORE) < before_ms:
             # Said first: from now on nobody reads what is about to go.
             write_mark(connection, MINUTES_GONE_BEFORE, str(before_ms))
-        for dimension, coarse_ms in COARSE_MS.items():
-            step_ms = MINUTE_MS if minutes else coarse_ms
-            these = (ROLLUPS.c.step_ms == step_ms, ROLLUPS.c.dimension == dimension)
-            first = connection.execute(select(func.min(ROLLUPS.c.at)).where(*these)).scalar()
-            if first is not None and first < before_ms:
-                until = min(first + 10 * step_ms, before_ms)
-                return connection.execute(delete(ROLLUPS).where(*these, ROLLUPS.c.at < until)).rowcount
+        for dimension, steps_ms in STEPS_MS.items():
+            for step_ms in steps_ms:
+                if (step_ms == MINUTE_MS) is not minutes:
+                    continue
+                these = (ROLLUPS.c.step_ms == step_ms, ROLLUPS.c.dimension == dimension)
+                first = connection.execute(select(func.min(ROLLUPS.c.at)).where(*these)).scalar()
+                if first is not None and first < before_ms:
+                    until = min(first + 10 * step_ms, before_ms)
+                    return connection.execute(delete(ROLLUPS).where(*these, ROLLUPS.c.at < until)).rowcount
         return 0
 
     return step

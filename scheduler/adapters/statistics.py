@@ -1,15 +1,15 @@
 """SqlStatistics: figures of any range of time, from rollups. It is the gateway's Statistics.
 
-A range is put together from hours (quarters for usage), from minutes where an hour is cut by its begin or end, and from
-the rows themselves where a minute is. So it is exact whatever its ends are, as long as what they cut is kept; a minute
-or an hour of which the parts are gone belongs to where it begins.
+A range is put together from days, where a day is cut by its begin or end from hours (quarters for usage), where an hour
+is from minutes, and where a minute is from the rows themselves. So it is exact whatever its ends are, as long as what
+they cut is kept; a minute or an hour of which the parts are gone belongs to where it begins.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, literal, select, text
+from sqlalchemy import BigInteger, Connection, cast, func, literal, select, text
 
 from scheduler.adapters.database import is_sqlite
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -18,11 +18,12 @@ from scheduler.adapters.rollups import FIGURES, add_figures, read_inbox
 from scheduler.adapters.sketch import Counts, percentile
 from scheduler.adapters.tables import NOT_COMPLETED, REQUESTS, ROLLUPS
 from scheduler.adapters.tally import (
-    COARSE_MS,
     COMPLETED,
+    DAY_MS,
     KEY_MODEL,
     MINUTE_MS,
     OUTCOME,
+    STEPS_MS,
     Facts,
     Tally,
     facts_of,
@@ -30,8 +31,8 @@ from scheduler.adapters.tally import (
 )
 from scheduler.gateway.figures import Durations, Figures, Grouped, Totals, Usage
 
-#: An end that nothing reaches, which cuts no hour.
-FAR_MS = 2**52 // (60 * MINUTE_MS) * (60 * MINUTE_MS)
+#: An end that nothing reaches, which cuts no day.
+FAR_MS = 2**52 // DAY_MS * DAY_MS
 
 Name = tuple[str, str]
 
@@ -126,22 +127,28 @@ def _collect(connection: Connection, edges: Sequence[int], dimension: str) -> _F
         # All that follows must see the same moment.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
     found = _Found(edges)
-    coarse_ms = COARSE_MS[dimension]
-    minutes_gone = time_mark(connection, MINUTES_GONE_BEFORE)
-    rows_gone = time_mark(connection, ROWS_GONE_BEFORE)
-    cut = {edge - edge % coarse_ms for edge in edges if edge % coarse_ms}
-    in_minutes = {at for at in cut if at >= minutes_gone}
-    cut_minutes = {edge - edge % MINUTE_MS for edge in edges if edge % MINUTE_MS}
-    in_rows = {at for at in cut_minutes if at >= rows_gone and at - at % coarse_ms in in_minutes}
+    levels = (*STEPS_MS[dimension], 0)  # the last are the rows
+    gone_before = {
+        MINUTE_MS: time_mark(connection, MINUTES_GONE_BEFORE),
+        0: time_mark(connection, ROWS_GONE_BEFORE),
+    }
+    in_rows: set[int] = set()
 
-    begin = edges[0] - edges[0] % coarse_ms
-    for first, end in _between(begin, edges[-1], sorted(in_minutes), coarse_ms):
-        _add_rollups(connection, found, dimension, coarse_ms, first, end, cut)
-    for first, end in _runs(in_minutes, coarse_ms):
-        for begin, until in _between(first, end, sorted(at for at in in_rows if first <= at < end), MINUTE_MS):
-            _add_rollups(connection, found, dimension, MINUTE_MS, begin, until, cut_minutes)
-    for first, end in _runs(in_rows, MINUTE_MS):
-        fold_into(_rows(connection, max(first, edges[0]), min(end, edges[-1])), dimension, found.tally)
+    def gather(level: int, begin: int, end: int) -> None:
+        step_ms, finer_ms = levels[level : level + 2]
+        cut = {edge - edge % step_ms for edge in edges if edge % step_ms}
+        in_finer = {at for at in cut if begin <= at < end and at >= gone_before.get(finer_ms, 0)}
+        for first, until in _between(begin, end, sorted(in_finer), step_ms):
+            _add_rollups(connection, found, dimension, step_ms, first, until, cut)
+        for first, until in _runs(in_finer, step_ms):
+            if finer_ms:
+                gather(level + 1, first, until)
+            else:
+                fold_into(_rows(connection, max(first, edges[0]), min(until, edges[-1])), dimension, found.tally)
+        if not finer_ms:
+            in_rows.update(in_finer)
+
+    gather(0, edges[0] - edges[0] % levels[0], edges[-1])
     _, waiting = read_inbox(connection)
     # Those of the cut minutes were found among the rows.
     fresh = (facts for facts in waiting if facts.created_at - facts.created_at % MINUTE_MS not in in_rows)
@@ -158,23 +165,19 @@ def _add_rollups(
     begin, end = (begin, end) if is_cut else (max(begin, found.edges[0]), min(end, found.edges[-1]))
     is_wanted = (columns.step_ms == step_ms, columns.dimension == dimension, columns.at >= begin, columns.at < end)
     if dimension == KEY_MODEL and len(found.ranges) == 1 and not is_cut:
-        # Nothing but sums, and there may be many: the database adds them up.
-        sums = (func.coalesce(func.sum(columns[name]), 0) for name in FIGURES[:8])
+        # Nothing but sums, and there may be many: the database adds them up. PostgreSQL's sums would be decimals.
+        sums = (cast(func.coalesce(func.sum(columns[name]), 0), BigInteger) for name in FIGURES[:8])
         query = select(func.min(columns.at), columns.name, columns.model, *sums, *[literal(None)] * 3)
         query = query.where(*is_wanted).group_by(columns.name, columns.model)
     else:
         query = select(columns.at, columns.name, columns.model, *(columns[name] for name in FIGURES)).where(*is_wanted)
     for row in connection.execute(query):
-        at, name, model = row[:3]
+        at, name, model, *figures = row
         if at in cut:
             found.is_exact = False
         tally = found.tally(at, name, model)
         if tally is not None:
-            add_figures(tally, [*map(_plain, row[3:11]), *row[11:]])
-
-
-def _plain(value: int) -> int:
-    return int(value)  # PostgreSQL's sums of big integers are decimals
+            add_figures(tally, figures)
 
 
 def _rows(connection: Connection, begin: int, end: int) -> Iterable[Facts]:

@@ -8,13 +8,19 @@ from scheduler.adapters.sketch import Counts, add_counts, bucket_of
 MINUTE_MS = 60_000
 QUARTER_MS = 15 * MINUTE_MS
 HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 
 OUTCOME, MODEL, NODE, PRIORITY, KEY = "outcome", "model", "node", "priority", "key"
 KEY_MODEL = "key_model"
 
-#: What is kept for long, by dimension. Usage is billed by local month, and every time zone of the world is a whole
-#: number of quarters away from UTC.
-COARSE_MS = {OUTCOME: HOUR_MS, MODEL: HOUR_MS, NODE: HOUR_MS, PRIORITY: HOUR_MS, KEY: HOUR_MS, KEY_MODEL: QUARTER_MS}
+_BY_HOUR = (DAY_MS, HOUR_MS, MINUTE_MS)
+
+#: The lengths of rollups by dimension, from coarse to fine; a day is one of UTC. All but the minutes are kept for long.
+#: Usage is billed by local month, and every time zone of the world is a whole number of quarters away from UTC.
+STEPS_MS = {
+    **dict.fromkeys((OUTCOME, MODEL, NODE, PRIORITY, KEY), _BY_HOUR),
+    KEY_MODEL: (DAY_MS, QUARTER_MS, MINUTE_MS),
+}
 
 #: More tokens than this, an engine cannot have meant; sums stay far below what a column holds.
 MOST_TOKENS = 10**9
@@ -143,7 +149,7 @@ def has_durations(dimension: str, is_completed: bool) -> bool:
 
 
 def fold(finished: Iterable[Facts]) -> dict[RollupKey, Tally]:
-    """What finished requests add to each rollup that they belong to: those of the minute, and the coarse ones."""
+    """What finished requests add to each rollup that they belong to."""
     # First by all that tells them apart: many requests of a batch differ in nothing, and then are spread once.
     alike: dict[tuple[Any, ...], tuple[Facts, Tally]] = {}
     for facts in finished:
@@ -156,7 +162,7 @@ def fold(finished: Iterable[Facts]) -> dict[RollupKey, Tally]:
     for facts, tally in alike.values():
         for dimension, (name, model) in names_of(facts).items():
             with_durations = has_durations(dimension, facts.outcome == COMPLETED)
-            for step_ms in (MINUTE_MS, COARSE_MS[dimension]):
+            for step_ms in STEPS_MS[dimension]:
                 key = RollupKey(step_ms, dimension, facts.created_at // step_ms * step_ms, name, model)
                 known = tallies.get(key)
                 if known is None:

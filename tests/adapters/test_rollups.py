@@ -20,7 +20,7 @@ from scheduler.adapters.rollups import (
     roll_up_old_rows,
 )
 from scheduler.adapters.tables import REQUESTS, ROLLUPS
-from scheduler.adapters.tally import HOUR_MS, MINUTE_MS, QUARTER_MS, Facts, Tally, facts_of, fold
+from scheduler.adapters.tally import DAY_MS, HOUR_MS, MINUTE_MS, QUARTER_MS, Facts, Tally, facts_of, fold
 
 START = 1_700_000_000.0
 OUTCOMES = ("completed", "failed", "evicted", "client_closed", "rejected")
@@ -91,8 +91,12 @@ def test_rollups_say_what_the_rows_say(recorder, writer, new_record):
             add_figures(total, figures)
     assert total.requests == 600
     assert {key[:2] for key in rollups_of(writer)} == {
-        *((step, name) for step in (MINUTE_MS, HOUR_MS) for name in ("outcome", "model", "node", "priority", "key")),
-        *((step, "key_model") for step in (MINUTE_MS, QUARTER_MS)),
+        *(
+            (step, name)
+            for step in (MINUTE_MS, HOUR_MS, DAY_MS)
+            for name in ("outcome", "model", "node", "priority", "key")
+        ),
+        *((step, "key_model") for step in (MINUTE_MS, QUARTER_MS, DAY_MS)),
     }
 
 
