@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, delete, insert, select
 
 from scheduler.adapters.marks import ROWS_TO_ROLL_UP, clear_mark, read_mark
-from scheduler.adapters.sketch import add_packed, pack
 from scheduler.adapters.tables import REQUESTS, ROLLUP_INBOX, ROLLUPS
 from scheduler.adapters.tally import Facts, RollupKey, Tally, facts_of, fold
 from scheduler.adapters.upsert import CHUNK_SIZES, Upsert
@@ -116,9 +115,9 @@ def add_figures(tally: Tally, figures: Sequence[Any]) -> None:
     tally.queue_us += figures[5]
     tally.ttfb_us += figures[6]
     tally.latency_us += figures[7]
-    add_packed(tally.queue, figures[8])
-    add_packed(tally.ttfb, figures[9])
-    add_packed(tally.latency, figures[10])
+    tally.queue.merge_packed(figures[8])
+    tally.ttfb.merge_packed(figures[9])
+    tally.latency.merge_packed(figures[10])
 
 
 def roll_up_old_rows(connection: Connection) -> int:
@@ -153,9 +152,9 @@ def _figures(tally: Tally) -> tuple[Any, ...]:
         tally.queue_us,
         tally.ttfb_us,
         tally.latency_us,
-        pack(tally.queue),
-        pack(tally.ttfb),
-        pack(tally.latency),
+        tally.queue.pack(),
+        tally.ttfb.pack(),
+        tally.latency.pack(),
     )
 
 

@@ -15,7 +15,7 @@ from scheduler.adapters.database import is_sqlite
 from scheduler.adapters.database_threads import DatabaseThreads
 from scheduler.adapters.marks import MINUTES_GONE_BEFORE, ROWS_GONE_BEFORE, time_mark
 from scheduler.adapters.rollups import FIGURES, add_figures, read_inbox
-from scheduler.adapters.sketch import Counts, percentile
+from scheduler.adapters.sketch import Sketch
 from scheduler.adapters.tables import NOT_COMPLETED, REQUESTS, ROLLUPS
 from scheduler.adapters.tally import (
     COMPLETED,
@@ -242,9 +242,9 @@ def _figures(tally: Tally) -> Figures:
     )
 
 
-def _durations(sketch: Counts, sum_us: int) -> Durations:
-    count = sum(sketch.values())
+def _durations(sketch: Sketch, sum_us: int) -> Durations:
+    count = len(sketch)
     if not count:
         return Durations()
-    p50, p95, p99 = (percentile(sketch, share) for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = sketch.percentiles(0.5, 0.95, 0.99)
     return Durations(sum_us / count / 1000, p50, p95, p99)

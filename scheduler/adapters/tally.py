@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scheduler.adapters.sketch import Counts, add_counts, bucket_of
+from scheduler.adapters.sketch import Sketch, bucket_of
 
 MINUTE_MS = 60_000
 QUARTER_MS = 15 * MINUTE_MS
@@ -82,9 +82,9 @@ class Tally:
         self.prompt_tokens = self.completion_tokens = 0
         self.without_usage = 0  # answers that began, were no error, and brought no token counts
         self.queue_us = self.ttfb_us = self.latency_us = 0
-        self.queue: Counts = {}
-        self.ttfb: Counts = {}
-        self.latency: Counts = {}
+        self.queue = Sketch()
+        self.ttfb = Sketch()
+        self.latency = Sketch()
 
     def count(self, facts: Facts) -> None:
         """Add one request, its durations included, however it ended."""
@@ -113,9 +113,9 @@ class Tally:
             self.queue_us += other.queue_us
             self.ttfb_us += other.ttfb_us
             self.latency_us += other.latency_us
-            add_counts(self.queue, other.queue)
-            add_counts(self.ttfb, other.ttfb)
-            add_counts(self.latency, other.latency)
+            self.queue.merge(other.queue)
+            self.ttfb.merge(other.ttfb)
+            self.latency.merge(other.latency)
 
     def __repr__(self) -> str:
         return f"<Tally {self.requests} requests, {self.completed} completed>"
@@ -185,9 +185,8 @@ def _tokens(count: int | None) -> int | None:
     return None if count is None or not 0 <= count <= MOST_TOKENS else count
 
 
-def _measure(sketch: Counts, duration_ms: float) -> int:
+def _measure(sketch: Sketch, duration_ms: float) -> int:
     """Put a duration into the sketch; returns it in microseconds."""
     duration_ms = min(max(duration_ms, 0.0), MOST_MS)
-    bucket = bucket_of(duration_ms)
-    sketch[bucket] = sketch.get(bucket, 0) + 1
+    sketch.add(bucket_of(duration_ms))
     return round(duration_ms * 1000)

@@ -1,16 +1,21 @@
 import math
 import random
+import struct
 
 import pytest
 
-from scheduler.adapters.sketch import LEAST_MS, RELATIVE_ERROR, add_counts, add_packed, bucket_of, pack, percentile
+from scheduler.adapters.sketch import LEAST_MS, RELATIVE_ERROR, Sketch, bucket_of
 
 
 def sketch_of(durations):
-    counts = {}
+    sketch = Sketch()
     for duration_ms in durations:
-        add_counts(counts, {bucket_of(duration_ms): 1})
-    return counts
+        sketch.add(bucket_of(duration_ms))
+    return sketch
+
+
+def packed(counts):
+    return bytes((8, *counts)) + struct.pack(f"<{len(counts)}Q", *counts.values())
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
@@ -28,32 +33,50 @@ def test_percentiles_are_within_the_bound_that_is_promised(draw, share):
     for count in (1, 2, 19, 1000):
         durations = sorted(draw(chance) for _ in range(count))
         exact = durations[math.ceil(share * count) - 1]
-        assert percentile(sketch_of(durations), share) == pytest.approx(
+        assert sketch_of(durations).percentiles(share)[0] == pytest.approx(
             exact, rel=RELATIVE_ERROR * (1 + 1e-9), abs=LEAST_MS / 2
         )
 
 
+def test_several_percentiles_are_told_at_once():
+    sketch = sketch_of([1.0] * 50 + [100.0] * 45 + [10_000.0] * 5)
+    assert sketch.percentiles(0.5, 0.95, 0.99) == [sketch.percentiles(share)[0] for share in (0.5, 0.95, 0.99)]
+
+
 def test_sketches_of_parts_add_up_to_that_of_the_whole():
     durations = [random.Random(3).expovariate(0.01) for _ in range(500)]
-    merged = {}
-    for part in (durations[:100], durations[100:]):
-        add_packed(merged, pack(sketch_of(part)))
-    assert merged == sketch_of(durations)
+    merged, unpacked = Sketch(), Sketch()
+    for part in (durations[:5], durations[5:100], durations[100:]):
+        unpacked.merge(sketch_of(part))
+        merged.merge_packed(sketch_of(part).pack())
+    assert merged == unpacked == sketch_of(durations)
+
+
+def test_any_number_of_full_sketches_add_up_without_a_carry():
+    most = 2**24 - 1
+    full = Sketch()
+    full.merge_packed(packed(dict.fromkeys(range(256), most)))
+    merged = Sketch()
+    for _ in range(1000):
+        merged.merge_packed(full.pack())
+    assert merged.counts == dict.fromkeys(range(256), 1000 * most)
 
 
 @pytest.mark.parametrize("most", [1, 255, 256, 65_535, 65_536, 2**32, 2**63])
 def test_a_packed_sketch_comes_back_whole(most):
-    counts = {0: 1, 17: most, 255: 3}
-    unpacked = {}
-    add_packed(unpacked, pack(counts))
-    assert unpacked == counts
+    for others in ({}, dict.fromkeys(range(100, 120), 7)):
+        sketch, again = Sketch(), Sketch()
+        sketch.merge_packed(packed({0: 1, 17: most, 255: 3, **others}))
+        again.merge_packed(sketch.pack())
+        assert again == sketch
+        assert again.counts == {0: 1, 17: most, 255: 3, **others}
 
 
 def test_a_sketch_of_nothing_takes_no_place_and_has_no_percentiles():
-    assert pack({}) is None
-    counts = {}
-    add_packed(counts, None)
-    assert percentile(counts, 0.5) is None
+    sketch = Sketch()
+    assert sketch.pack() is None
+    sketch.merge_packed(None)
+    assert (sketch.percentiles(0.5), len(sketch)) == ([], 0)
 
 
 def test_durations_out_of_range_are_counted_at_its_ends():
@@ -63,4 +86,5 @@ def test_durations_out_of_range_are_counted_at_its_ends():
 
 def test_a_sketch_of_an_hour_is_small():
     chance = random.Random(1)
-    assert len(pack(sketch_of(chance.lognormvariate(7, 1) for _ in range(10_000))) or b"") < 300
+    assert len(sketch_of(chance.lognormvariate(7, 1) for _ in range(10_000)).pack() or b"") < 500
+    assert len(sketch_of(chance.lognormvariate(7, 1) for _ in range(5)).pack() or b"") <= 11
