@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from sqlalchemy import Connection
 
 from scheduler.adapters.database_threads import DatabaseThreads
@@ -84,6 +85,7 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         self.spill_above = spill_above
         self.overflow = Overflow(spool, COLUMNS, self._is_spill_due, self._spill) if spool is not None else None
         self._spilling: Sequence[RequestRecord] = ()
+        self._spill_turn = BoundedSemaphore(1)
         self.put_aside = 0  # unfinished records that had to make room
         self._unfinished: dict[str, RequestRecord] = {}
         self._finished: dict[str, RequestRecord] = {}
@@ -154,34 +156,34 @@ class BatchRecorder(WriteBehind[RequestRecord]):
         return bool(self._finished) and self.away_s >= self.spill_after_s and self.backlog > self.spill_above
 
     def _spill(self, most: int) -> int:
-        """Move the oldest finished records to the spool. Raises OSError, and keeps them then."""
+        """Move the oldest finished records to the spool, one call at a time. Raises OSError, and keeps them then."""
         assert self.overflow is not None
-        records = [self._finished.pop(id_) for id_ in list(islice(self._finished, most))]
-        self._spilling = records
-        is_kept = False
-        try:
-            self.overflow.put(self._rows(records))
-            is_kept = True
-        finally:
-            if self._spilling is records:  # else a stop has taken them back
+        with self._spill_turn:
+            records = [self._finished.pop(id_) for id_ in list(islice(self._finished, most))]
+            self._spilling = records
+            is_kept = False
+            try:
+                if records:
+                    self.overflow.put(self._rows(records))
+                is_kept = True
+            finally:
                 self._spilling = ()
                 if not is_kept:  # to the front
                     self._finished = {record.id: record for record in records} | self._finished
-            # Should the database be back already, nothing else may wake the writer.
-            self._wake.set()
+                # Should the database be back already, nothing else may wake the writer.
+                self._wake.set()
         return len(records)
 
     def _keep(self) -> None:
         if self.overflow is None:
             return
         # Unfinished ones too: they are found again, and marked interrupted.
-        left = {record.id: record for record in (*self._taken, *self._unfinished.values(), *self._spilling)}
-        self._finished = left | self._finished
-        self._taken, self._spilling = (), ()
+        self._finished = {record.id: record for record in (*self._taken, *self._unfinished.values())} | self._finished
+        self._taken = ()
         self._unfinished.clear()
         with suppress(OSError), gevent.Timeout(KEEP_S, False):
-            while self._finished:
-                self._spill(AT_ONCE)
+            while self._spill(AT_ONCE):
+                pass
 
     def _row(self, item: RequestRecord) -> tuple[Any, ...]:
         return request_row(item)
