@@ -26,7 +26,7 @@ from tests.support.raw_client import RawClient
 from tests.support.server import PATIENCE_S, RunningServer, eventually
 from tests.support.sim_node import SimNode
 
-SHORT_S = float(os.environ.get("STORM_SECONDS", 12))
+SHORT_S = float(os.environ.get("STORM_SECONDS", 10))
 LONG_S = float(os.environ.get("STORM_SECONDS", 600))
 CLIENTS = 28
 QUIET_S = 3.0  # before the end no reload, so that the last worker has something behind it
