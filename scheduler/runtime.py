@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: What ending a request may take after it has been told to end.
 END_S = 3.0
+#: A worker that hands over keeps a slot of each node so long for requests that are still being read.
+LATECOMERS_S = 30.0
 SWEEP_S = 1.0
 IDLE_POLL_S = 0.02
 
@@ -76,7 +78,10 @@ class Runtime:
         self._succeeding: gevent.Greenlet | None = None
         self._started_at = time.monotonic()
         self._is_started = False
-        self.unplaced: Callable[[], int] = lambda: 0  # requests that are being read or answered and hold no slot
+        self._handed_over_at = 0.0
+        self.unplaced: Callable[[], int] = lambda: (
+            0
+        )  # requests that may come, are being read or answered, and hold no slot
         self.on_change: Callable[[], None] = lambda: None  # tells the worker that it is to end
         self.is_draining = False
         self.is_drained = False  # what is left now had its time
@@ -159,6 +164,7 @@ class Runtime:
             self.on_change()
 
     def _has_successor(self) -> None:
+        self._handed_over_at = time.monotonic()
         self._dispatcher.pledge()
         self.on_change()
 
@@ -166,7 +172,9 @@ class Runtime:
         gevent.spawn(self.drain)
 
     def _shares(self) -> Mapping[str, int]:
-        return self._dispatcher.shares(keep_one=self.unplaced() > 0 or self._dispatcher.waiting_count > 0)
+        is_early = time.monotonic() - self._handed_over_at < LATECOMERS_S
+        # Those who wait are counted by the dispatcher, which knows for what.
+        return self._dispatcher.shares(keep_one=is_early and self.unplaced() > self._dispatcher.waiting_count)
 
     def _sweep(self) -> None:
         gevent.sleep(SWEEP_S)

@@ -66,7 +66,8 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
             runtime.pass_on_stop()
             return
         self._runtime = runtime
-        runtime.unplaced = lambda: self._busy - runtime.placed_count
+        # New connections count: their requests are served here.
+        runtime.unplaced = lambda: len(self._idle) + self._busy - runtime.placed_count
         runtime.on_change = self._changed.set
         servers = [self._server(listener) for listener in self.sockets]
         try:

@@ -90,6 +90,8 @@ class Dispatcher:
         nodes = self._serving.get(ticket.model)
         if not nodes:
             raise UnknownModel(ticket.model, sorted(self._serving))
+        if all(node.pledge == 0 for node in nodes):
+            raise ShuttingDown  # they are left to the successor
         ticket.queued_at = now
         ticket.sequence = next(self._sequence)
         self._place(ticket, nodes, now)
@@ -284,12 +286,18 @@ class Dispatcher:
         self._sharing.pledge(self._nodes.values())
 
     def shares(self, keep_one: bool) -> dict[str, int]:
-        """By address, how many slots this process holds; with `keep_one`, one where it holds none and may use one.
+        """By address, how many slots this process holds; one where it holds none, may use one and is waited for,
+        or `keep_one` where somebody may come who does.
 
         After a pledge, what has been told is the most that this process will ever use there.
         """
         self._advance()
-        shares = self._sharing.shares(self._nodes.values(), self._retired, keep_one)
+        waits = self._waiting.queues.keys()
+        shares = self._sharing.shares(
+            self._nodes.values(),
+            self._retired,
+            lambda node: keep_one or not waits.isdisjoint(node.spec.models),
+        )
         self._end_stranded(self._serving)
         return shares
 

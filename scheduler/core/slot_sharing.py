@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from scheduler.core.lease import Lease
 from scheduler.core.node import Node
@@ -39,12 +39,14 @@ class SlotSharing:
         for node in nodes:
             _shrink(node, max(1, _held_at_home(node)))
 
-    def shares(self, nodes: Collection[Node], retired: Iterable[Node], keep_one: bool) -> dict[str, int]:
-        """By address, how many slots this process uses or, with `keep_one`, may use. What is told binds it."""
+    def shares(
+        self, nodes: Collection[Node], retired: Iterable[Node], keeps_one: Callable[[Node], bool]
+    ) -> dict[str, int]:
+        """By address, how many slots this process uses or, where it `keeps_one`, may use. What is told binds it."""
         shares: Counter[str] = Counter()
         for node in nodes:
             home = _held_at_home(node)
-            share = max(home, 1) if keep_one and node.pledge != 0 else home
+            share = max(home, 1) if node.pledge != 0 and keeps_one(node) else home
             if self._has_pledged:
                 _shrink(node, share)
             shares[node.spec.address] += share

@@ -129,6 +129,8 @@ class Oracle:
             raise Refused("ShuttingDown")
         if not self.nodes_of(ticket.model):
             raise Refused("UnknownModel")
+        if all(node.promised == 0 for node in self.nodes_of(ticket.model)):
+            raise Refused("ShuttingDown")
         ticket.came_as, ticket.came_at = self.came, self.now
         self.came += 1
         self.place(ticket)
@@ -319,7 +321,8 @@ class Oracle:
                 shares[self.sent_to[ticket_id]] = shares.get(self.sent_to[ticket_id], 0) + 1
         for node in self.nodes:
             at_home = self.held_at_home(node)
-            is_kept = keep_one and at_home == 0 and node.promised != 0
+            is_wanted = keep_one or any(ticket.model in node.spec.models for ticket in self.waiting)
+            is_kept = is_wanted and at_home == 0 and node.promised != 0
             shares[node.spec.address] = shares.get(node.spec.address, 0) + is_kept
             if self.has_pledged:
                 self.promise(node, at_home + is_kept)

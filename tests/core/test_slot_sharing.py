@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.errors import NoOtherNode
+from scheduler.core.node import Health
+from scheduler.errors import NoOtherNode, ShuttingDown
 from tests.core.test_dispatcher import Bench, lease_of
 
 
@@ -57,7 +58,17 @@ def test_a_share_given_away_is_never_used_again() -> None:
     bench.core.pledge()
     assert bench.core.shares(keep_one=False) == {"http://a": 0}
     assert bench.core.shares(keep_one=True) == {"http://a": 0}
-    assert bench.submit().is_waiting
+    with pytest.raises(ShuttingDown):
+        bench.submit()
+
+
+def test_a_slot_is_kept_where_somebody_waits_for_it_and_nowhere_else() -> None:
+    bench = Bench()
+    bench.node("a", models=("llama",))
+    bench.node("b", models=("qwen",), health=Health.DOWN)
+    bench.core.pledge()
+    assert bench.submit(model="qwen").is_waiting
+    assert bench.core.shares(keep_one=False) == {"http://a": 0, "http://b": 1}
 
 
 @pytest.mark.parametrize("needs_company", [False, True])
@@ -92,7 +103,8 @@ def test_a_node_that_comes_or_moves_after_a_pledge_is_left_to_the_successor() ->
     bench.core.pledge()
     bench.node("a", limit=2, address="http://moved")
     bench.node("b", limit=2)
-    assert bench.submit().is_waiting
+    with pytest.raises(ShuttingDown):
+        bench.submit()
     assert bench.core.shares(keep_one=True) == {"http://moved": 0, "http://b": 0, "http://a": 1}
     lease.release()
 

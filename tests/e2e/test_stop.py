@@ -280,6 +280,34 @@ def reload(server: RunningServer) -> None:
     eventually(lambda: set(server.worker_pids()) - before, "a new worker")
 
 
+def test_who_waits_for_one_model_keeps_no_slots_of_others_through_a_reload(
+    start_server: StartServer, start_node: StartNode
+) -> None:
+    server = start(start_server, start_node(slots=1), 1)
+    other = {"id": "gpu-02", "address": "http://127.0.0.1:9", "models": ["other"], "max_concurrent": 1}
+    assert server.admin("POST", "/nodes", other).status_code == 201
+    with RawClient(server) as client:
+        client.post({"model": "other"})
+        server.wait_until_waiting(1)
+        reload(server)
+        eventually(lambda: "a successor has taken over" in server.log, "the new worker's turn")
+        assert server.post(CALL, timeout=10).status_code == 200
+
+
+def test_a_request_that_comes_on_a_new_connection_is_served_by_the_worker_that_ends(
+    start_server: StartServer, start_node: StartNode
+) -> None:
+    server = start(start_server, start_node(slots=1), 1)
+    (old,) = server.worker_pids()
+    statuses = []
+    os.kill(server.pid, signal.SIGHUP)
+    while old in server.worker_pids():
+        with RawClient(server) as client:
+            time.sleep(0.3)  # what a client takes to send, perhaps
+            statuses.append(client.post(CALL).read_head().status)
+    assert set(statuses) == {200}
+
+
 def test_a_reload_cuts_no_stream_refuses_nobody_and_keeps_the_limits(
     start_server: StartServer, start_node: StartNode
 ) -> None:
