@@ -35,7 +35,7 @@ class KeptAliveStream:
     """For front proxies that cut silence: the status is 200 already, comments go out until the reply comes.
 
     What can no longer be said by a status is said by an error event: that serving failed, that the engine refused, or
-    that its answer is no event stream.
+    that its answer is no event stream in plain text, which alone can follow the comments.
     """
 
     def __init__(self, exchange: Exchange, pending: PendingReply, interval_s: float, error_event: ErrorEvent) -> None:
@@ -81,6 +81,8 @@ class KeptAliveStream:
             raise NodeProtocolError(f"The node answered HTTP {reply.status}.")
         if not reply.is_event_stream:
             raise NodeProtocolError("The node answered a stream request with something else than an event stream.")
+        if any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in reply.headers):
+            raise NodeProtocolError("The node compressed its answer without being asked to.")
 
 
 def _outcome(serve: Callable[[], Reply]) -> Reply | Exception:

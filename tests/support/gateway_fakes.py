@@ -287,6 +287,7 @@ class MemoryWorld:
         self.ending = Ending()
         self.is_stream = stream
         self._stall_s = stall_s
+        self._keepalive_s = keepalive_s
         self._occupied_moments = occupied_moments
         self._occupants = []
         for node_id in answers:
@@ -307,6 +308,7 @@ class MemoryWorld:
         for moment in range(MOMENTS):
             for _ in range(TURNS):
                 gevent.sleep(0)
+            gevent.sleep(2 * self._keepalive_s)  # comments keep real time
             if self.greenlet.ready():
                 return self.ending
             self.calls.made(A_MOMENT)
