@@ -143,9 +143,10 @@ class Successor:
         try:
             with _short_path(file.parent, file.name) as path:
                 link.connect(path)
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
+            # Left by a process that was killed. Any other error says nothing of it, and must not pass for its end.
             link.close()
-            file.unlink(missing_ok=True)  # left by a process that was killed
+            file.unlink(missing_ok=True)
             return
         self._links[file.name] = link
         self._shares[file.name] = None
