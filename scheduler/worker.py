@@ -84,6 +84,9 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
                 self._begin_drain(None)
         self.alive = False  # answers from now on close their connections
         for server in servers:
+            server.stop_accepting()
+        gevent.sleep(0)  # whoever was accepted last begins: gunicorn asks the listener for its name then
+        for server in servers:
             server.close()
         self._end(runtime, servers)
         runtime.stop()
