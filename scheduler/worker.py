@@ -26,6 +26,8 @@ NOTIFY_S = 1.0
 CLOSE_IDLE_S = 0.05
 #: What a new connection gets to send its first request before it counts as idle: its caller expects no end there.
 FIRST_REQUEST_S = 1.0
+#: How long the writer's thread may keep the interpreter from the event loop; Python's own 5 ms would be felt in streams.
+SWITCH_S = 0.0005
 #: How long a worker that a reload has told to end waits for the one that is to take over.
 SUCCESSOR_S = 20.0
 #: What connections get after the last request has ended.
@@ -66,6 +68,7 @@ class SchedulerWorker(GeventWorker):  # type: ignore[misc]
             runtime.pass_on_stop()
             return
         self._runtime = runtime
+        sys.setswitchinterval(SWITCH_S)
         # New connections count: their requests are served here.
         runtime.unplaced = lambda: len(self._idle) + self._busy - runtime.placed_count
         runtime.on_change = self._changed.set
