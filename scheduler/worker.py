@@ -26,7 +26,7 @@ NOTIFY_S = 1.0
 CLOSE_IDLE_S = 0.05
 #: What a new connection gets to send its first request before it counts as idle: its caller expects no end there.
 FIRST_REQUEST_S = 1.0
-#: How long the writer's thread may keep the interpreter from the event loop; Python's own 5 ms would be felt in streams.
+#: How long the writer's thread may keep the interpreter from the event loop: Python's own 5 ms are felt in streams.
 SWITCH_S = 0.0005
 #: How long a worker that a reload has told to end waits for the one that is to take over.
 SUCCESSOR_S = 20.0
