@@ -196,7 +196,7 @@ class Exchange:
         """A piece of the answer; b"" at its end. Raises NodeError, or who ended it."""
         upstream = self._upstream
         if upstream is None:
-            if self._is_whole and self.ended_by is None:
+            if self._is_whole:  # all of it has been relayed: whoever ends it now comes too late
                 return b""
             raise self.ended_by or ReplyBroken("The reply has been closed.")
         self._is_reading = True
