@@ -62,7 +62,7 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "reset", "phase": "head"},
     {"kind": "hang", "phase": "headers"},
     {"kind": "hang", "phase": "body"},
-    {"kind": "hang", "phase": "stream", "after_chunks": 2},
+    {"kind": "hang", "phase": "stream", "after_chunks": 2, "match": '"stream": true'},  # else after its last byte
     {"kind": "status", "status": 503},
     {"kind": "status", "status": 503, "headers": {"retry-after": "0.2"}},
     {"kind": "status", "status": 429, "headers": {"retry-after": "0.1"}},

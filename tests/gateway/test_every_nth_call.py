@@ -125,6 +125,7 @@ def check(world: MemoryWorld) -> None:
         assert told == 1, f"{received!r}; {struck}"
     elif ending.status == 200:
         assert received in (JSON.body, Answer().body), f"{received!r}; {struck}"
+        assert record.outcome == "completed", struck
     else:
         assert received, struck
     if record.outcome == "completed":
