@@ -61,6 +61,8 @@ class RunningServer:
         self.log_path = folder / "server.log"
         self.http = requests.Session()
         self.http.trust_env = False
+        # A connection a call: one kept open may be closed by a reload at the instant it is used again.
+        self.http.headers["Connection"] = "close"
 
     def __enter__(self) -> RunningServer:
         self.start()
