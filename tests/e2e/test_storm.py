@@ -75,7 +75,6 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "interim"},
     {"kind": "garbage"},
     {"kind": "bad_headers"},
-    {"kind": "bad_headers", "variant": "cl_and_te"},
     {"kind": "short_body"},
     {"kind": "bad_chunk"},
     {"kind": "eof_framed", "match": '"stream": true'},
